@@ -1,0 +1,251 @@
+// The process on Linux: environment, standard error, clocks, entropy, figures and limits, and the last words
+// of panic(). No state. System calls are made by syscall(2) where the wrapper of libc is a cancellation
+// point: a thread that is cancelled inside malloc would leave locks behind.
+#include "platform/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/auxv.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "platform/linux/system.h"
+#include "src/base/bits.h"
+#include "src/base/check.h"
+#include "src/base/text.h"
+
+extern char** environ;
+
+namespace glebe {
+
+void panic(const char* file, int line, const char* condition) noexcept {
+  // One write, so that messages of several threads do not mix.
+  char buffer[512];
+  Text text(buffer);
+  text.append("glebe: internal error: ").append(condition).append(" at ").append(file).append(":");
+  text.append_signed(line).append("\n");
+  os::write_error(text.c_str(), text.size());
+  os::abort_process();
+}
+
+}  // namespace glebe
+
+namespace glebe::os {
+namespace {
+
+constexpr int kMaxInterruptions = 1000;
+constexpr int kMaxWriteTries = 100;    // without progress; each waits for 10 ms at most
+constexpr std::size_t kPathMax = 512;  // of a control group, with its mount point
+
+// The number at `text`, or SIZE_MAX where there is none ("max") or where it stands for no limit (v1: 2^63 -
+// 4096).
+std::size_t parse_limit(const char* text) noexcept {
+  if (*text < '0' || *text > '9') return SIZE_MAX;
+  std::uint64_t value = 0;
+  for (; *text >= '0' && *text <= '9'; ++text) {
+    if (value > (UINT64_MAX - 9) / 10) return SIZE_MAX;
+    value = value * 10 + static_cast<std::uint64_t>(*text - '0');
+  }
+  return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
+}
+
+// The figure of a line "Key:   123 kB" of /proc/self/status, in bytes.
+std::size_t status_bytes(const char* status, const char* key) noexcept {
+  const char* at = std::strstr(status, key);
+  if (at == nullptr) return 0;
+  at += std::strlen(key);
+  while (*at == ' ' || *at == '\t') ++at;
+  const std::size_t kib = parse_limit(at);
+  return kib == SIZE_MAX ? 0 : kib * kKiB;
+}
+
+// A file of one control group, and which line of /proc/self/cgroup names the group.
+struct GroupFile {
+  const char* mount;
+  const char* file;
+};
+constexpr GroupFile kGroupV2{"/sys/fs/cgroup", "/memory.max"};
+constexpr GroupFile kGroupHybrid{"/sys/fs/cgroup/unified", "/memory.max"};
+constexpr GroupFile kGroupV1{"/sys/fs/cgroup/memory", "/memory.limit_in_bytes"};
+
+// The smallest limit of the group `name` (length bytes, begins with '/') and of the groups above it. Inside a
+// container the name may be the one of the host: then only the root answers, which is the container's own
+// group.
+std::size_t group_limit(const GroupFile& group, const char* name, std::size_t length) noexcept {
+  const std::size_t mount_length = std::strlen(group.mount), file_length = std::strlen(group.file);
+  char path[kPathMax];
+  if (mount_length + length + file_length + 1 > sizeof path) length = 0;
+  std::memcpy(path, group.mount, mount_length);
+  std::memcpy(path + mount_length, name, length);
+  std::size_t limit = SIZE_MAX;
+  for (;;) {
+    while (length != 0 && path[mount_length + length - 1] == '/') --length;
+    std::memcpy(path + mount_length + length, group.file, file_length + 1);
+    char text[64];
+    const std::size_t value = read_system_file(path, text, sizeof text) != 0 ? parse_limit(text) : SIZE_MAX;
+    if (value < limit) limit = value;
+    if (length == 0) return limit;
+    while (length != 0 && path[mount_length + length - 1] != '/') --length;
+  }
+}
+
+// Whether `name` is one of the comma-separated words of [list, list + length).
+bool has_word(const char* list, std::size_t length, const char* name) noexcept {
+  const std::size_t name_length = std::strlen(name);
+  for (std::size_t begin = 0; begin <= length;) {
+    const void* comma = std::memchr(list + begin, ',', length - begin);
+    const std::size_t end =
+        comma != nullptr ? static_cast<std::size_t>(static_cast<const char*>(comma) - list) : length;
+    if (end - begin == name_length && std::memcmp(list + begin, name, name_length) == 0) return true;
+    begin = end + 1;
+  }
+  return false;
+}
+
+// The limit that one line "12:cpu,memory:/name" of /proc/self/cgroup stands for.
+std::size_t group_line_limit(const char* line, std::size_t length) noexcept {
+  const auto* first = static_cast<const char*>(std::memchr(line, ':', length));
+  if (first == nullptr) return SIZE_MAX;
+  const char* list = first + 1;
+  const auto rest = length - static_cast<std::size_t>(list - line);
+  const auto* second = static_cast<const char*>(std::memchr(list, ':', rest));
+  if (second == nullptr) return SIZE_MAX;
+  const auto list_length = static_cast<std::size_t>(second - list);
+  const char* name = second + 1;
+  const std::size_t name_length = rest - list_length - 1;
+  if (has_word(list, list_length, "memory")) return group_limit(kGroupV1, name, name_length);
+  if (list_length != 0) return SIZE_MAX;
+  const std::size_t unified = group_limit(kGroupV2, name, name_length);
+  const std::size_t hybrid = group_limit(kGroupHybrid, name, name_length);
+  return unified < hybrid ? unified : hybrid;
+}
+
+std::size_t group_memory_limit() noexcept {
+  char text[4 * kKiB];
+  const std::size_t length = read_system_file("/proc/self/cgroup", text, sizeof text);
+  std::size_t limit = SIZE_MAX;
+  for (std::size_t begin = 0; begin < length;) {
+    const void* newline = std::memchr(text + begin, '\n', length - begin);
+    const std::size_t end =
+        newline != nullptr ? static_cast<std::size_t>(static_cast<const char*>(newline) - text) : length;
+    const std::size_t value = group_line_limit(text + begin, end - begin);
+    if (value < limit) limit = value;
+    begin = end + 1;
+  }
+  return limit;
+}
+
+std::uint64_t clock_ns(clockid_t clock) noexcept {
+  const ErrnoScope errno_scope;
+  timespec now{};
+  static_cast<void>(::clock_gettime(clock, &now));
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+std::size_t read_system_file(const char* path, char* to, std::size_t capacity) noexcept {
+  const auto file = static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
+  if (file < 0) return 0;
+  std::size_t length = 0;
+  for (int interruptions = 0; length < capacity - 1 && interruptions < kMaxInterruptions;) {
+    const long count = ::syscall(SYS_read, file, to + length, capacity - 1 - length);
+    if (count == 0 || (count < 0 && errno != EINTR)) break;
+    if (count > 0) length += static_cast<std::size_t>(count);
+    if (count < 0) ++interruptions;
+  }
+  ::syscall(SYS_close, file);
+  to[length] = '\0';
+  return length;
+}
+
+const char* environment(const char* name) noexcept {
+  const ErrnoScope errno_scope;
+  if (environ == nullptr || ::getauxval(AT_SECURE) != 0) return nullptr;
+  const std::size_t length = std::strlen(name);
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (std::strncmp(*entry, name, length) == 0 && (*entry)[length] == '=') return *entry + length + 1;
+  }
+  return nullptr;
+}
+
+void write_error(const char* text, std::size_t size_bytes) noexcept {
+  const ErrnoScope errno_scope;
+  for (int tries = 0; size_bytes != 0 && tries < kMaxWriteTries; ++tries) {
+    const long count = ::syscall(SYS_write, STDERR_FILENO, text, size_bytes);
+    if (count > 0) {
+      text += count;
+      size_bytes -= static_cast<std::size_t>(count);
+      tries = 0;
+      continue;
+    }
+    if (count < 0 && errno != EINTR && errno != EAGAIN) return;
+    // Somebody made the descriptor non-blocking and the reader is slow.
+    pollfd writable{STDERR_FILENO, POLLOUT, 0};
+    timespec wait{0, 10'000'000};
+    ::syscall(SYS_ppoll, &writable, 1, &wait, nullptr, 0);
+  }
+}
+
+void abort_process() noexcept { std::abort(); }
+
+std::uint64_t clock_coarse_ms() noexcept { return clock_ns(CLOCK_MONOTONIC_COARSE) / 1'000'000u; }
+
+std::uint64_t clock_fine_ns() noexcept { return clock_ns(CLOCK_MONOTONIC); }
+
+std::uint64_t entropy() noexcept {
+  const ErrnoScope errno_scope;
+  constexpr unsigned kNonBlocking = 1;  // GRND_NONBLOCK: early in the boot there is nothing yet to wait for
+  std::uint64_t value = 0;
+  if (::syscall(SYS_getrandom, &value, sizeof value, kNonBlocking) == static_cast<long>(sizeof value))
+    return value;
+  value = clock_fine_ns() ^ (process_id() << 32) ^ reinterpret_cast<std::uintptr_t>(&value);
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;  // the finaliser of splitmix64
+  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+  return value ^ (value >> 31);
+}
+
+ProcessMemory process_memory() noexcept {
+  const ErrnoScope errno_scope;
+  ProcessMemory result{};
+  char status[4 * kKiB];
+  if (read_system_file("/proc/self/status", status, sizeof status) != 0) {
+    result.resident = status_bytes(status, "\nVmRSS:");
+    result.resident_peak = status_bytes(status, "\nVmHWM:");
+    result.virtual_size = status_bytes(status, "\nVmSize:");
+  }
+  rusage usage{};
+  if (::getrusage(RUSAGE_SELF, &usage) == 0) {
+    result.major_faults = static_cast<std::size_t>(usage.ru_majflt);
+    result.minor_faults = static_cast<std::size_t>(usage.ru_minflt);
+  }
+  return result;
+}
+
+std::size_t address_space_limit() noexcept {
+  const ErrnoScope errno_scope;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+  return static_cast<std::size_t>(limit.rlim_cur);
+}
+
+MemoryLimits memory_limits() noexcept {
+  const ErrnoScope errno_scope;
+  MemoryLimits result{address_space_limit(), group_memory_limit(), SIZE_MAX, false};
+  struct sysinfo info {};
+  if (::sysinfo(&info) == 0) result.physical = static_cast<std::size_t>(info.totalram) * info.mem_unit;
+  char text[16];
+  result.strict_overcommit =
+      read_system_file("/proc/sys/vm/overcommit_memory", text, sizeof text) != 0 && text[0] == '2';
+  return result;
+}
+
+std::uint64_t process_id() noexcept { return static_cast<std::uint64_t>(::getpid()); }
+
+}  // namespace glebe::os

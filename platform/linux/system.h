@@ -1,0 +1,26 @@
+// What the Linux files of this folder share: errno that callers never see changed, and small files of /proc
+// and /sys. Private to platform/linux. Nothing here allocates or uses stdio; thread-safe.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+
+namespace glebe::os {
+
+// Puts errno back when the scope ends: malloc must not change it on success, and we run inside malloc.
+class ErrnoScope {
+ public:
+  ErrnoScope() noexcept : saved_(errno) {}
+  ~ErrnoScope() { errno = saved_; }
+  ErrnoScope(const ErrnoScope&) = delete;
+  ErrnoScope& operator=(const ErrnoScope&) = delete;
+
+ private:
+  int saved_;
+};
+
+// Reads the beginning of a file of the system as text that ends in '\0'. Returns its length; 0 when it cannot
+// be read. Changes errno. `capacity` counts the '\0'.
+[[nodiscard]] std::size_t read_system_file(const char* path, char* to, std::size_t capacity) noexcept;
+
+}  // namespace glebe::os

@@ -1,0 +1,229 @@
+#include "src/heap/small.h"
+
+#include "src/base/check.h"
+#include "src/heap/allocate.h"
+#include "src/heap/debug_fill.h"
+#include "src/heap/granule_pool.h"
+#include "src/heap/misuse.h"
+#include "src/vm/directory.h"
+
+namespace glebe::heap {
+namespace {
+
+constexpr unsigned kCandidates = 4;            // slabs that compete for being used up first
+constexpr std::uint32_t kFreshBatchBytes = 2 * kKiB;  // from this block size on, fresh blocks are taken one by one
+
+void link_available(Heap& heap, SlabRecord& slab) {
+  SlabRecord*& head = heap.available[slab.size_class];
+  slab.previous_available = nullptr;
+  slab.next_available = head;
+  if (head != nullptr) head->previous_available = &slab;
+  head = &slab;
+  slab.is_available = true;
+}
+
+void unlink_available(Heap& heap, SlabRecord& slab) {
+  SlabRecord*& head = heap.available[slab.size_class];
+  (slab.previous_available != nullptr ? slab.previous_available->next_available : head) = slab.next_available;
+  if (slab.next_available != nullptr) slab.next_available->previous_available = slab.previous_available;
+  slab.is_available = false;
+}
+
+void link_slab(Heap& heap, SlabRecord& slab) {
+  slab.previous = nullptr;
+  slab.next = heap.slabs;
+  if (heap.slabs != nullptr) heap.slabs->previous = &slab;
+  heap.slabs = &slab;
+  ++heap.slab_count;
+}
+
+void unlink_slab(Heap& heap, SlabRecord& slab) {
+  (slab.previous != nullptr ? slab.previous->next : heap.slabs) = slab.next;
+  if (slab.next != nullptr) slab.next->previous = slab.previous;
+  --heap.slab_count;
+}
+
+SlabRecord* new_slab(Heap& heap, unsigned size_class) {
+  const ClassInfo& info = class_infos[size_class];
+  bool is_zero = false;
+  std::byte* start = take_granules(info.granules, &is_zero);
+  if (start == nullptr) return nullptr;
+  if (settings.debug_fill) {
+    fill(start, info.granules * vm::kGranuleBytes, kFillSlabNew);
+    is_zero = false;
+  }
+  const vm::Region& region = *vm::region_of(start);
+  const std::uint32_t granule = region.granule_of(start);
+  auto& slab = *reinterpret_cast<SlabRecord*>(region.slab_record(granule));
+  slab.start = start;
+  slab.size_class = static_cast<std::uint8_t>(size_class);
+  slab.fresh = is_zero ? 0 : info.blocks;
+  slab.blocks.init(region.slab_bitmap(granule), info.blocks);
+  link_slab(heap, slab);
+  link_available(heap, slab);
+  vm::set_entries(region, granule, info.granules, reinterpret_cast<std::uintptr_t>(&heap.slots.slot[size_class]));
+  return &slab;
+}
+
+void release_slab(Heap& heap, SlabRecord& slab) {
+  const ClassInfo& info = class_infos[slab.size_class];
+  if (slab.is_available) unlink_available(heap, slab);
+  unlink_slab(heap, slab);
+  const vm::Region& region = *vm::region_of(slab.start);
+  vm::set_entries(region, region.granule_of(slab.start), info.granules, vm::kEntryNone);
+  if (settings.debug_fill) fill(slab.start, info.granules * vm::kGranuleBytes, kFillSlabReleased);
+  give_granules(slab.start, info.granules);
+}
+
+// The slab to take from: the fullest of the first few, the lowest address on ties, so that sparse slabs can empty.
+SlabRecord* choose_slab(const Heap& heap, unsigned size_class) {
+  SlabRecord* best = heap.available[size_class];
+  if (best == nullptr) return nullptr;
+  SlabRecord* slab = best->next_available;
+  for (unsigned i = 1; i < kCandidates && slab != nullptr; ++i, slab = slab->next_available) {
+    const bool fuller = slab->blocks.free_count < best->blocks.free_count;
+    const bool lower = slab->blocks.free_count == best->blocks.free_count && slab->start < best->start;
+    if (fuller || lower) best = slab;
+  }
+  return best;
+}
+
+// How many blocks to take at once, see take_blocks().
+unsigned batch_limit(const SlabRecord& slab, unsigned wanted, std::uint32_t block_bytes) {
+  if (block_bytes < kFreshBatchBytes) return wanted;
+  const unsigned fresh = slab.blocks.block_count - slab.fresh;
+  const unsigned recycled = slab.blocks.free_count - fresh;
+  if (recycled == 0) return 1;
+  return recycled < wanted ? recycled : wanted;
+}
+
+unsigned take_from(Heap& heap, SlabRecord& slab, std::span<void*> blocks, bool* is_zero) {
+  const std::uint32_t bytes = class_infos[slab.size_class].block_bytes;
+  const unsigned limit = batch_limit(slab, static_cast<unsigned>(blocks.size()), bytes);
+  unsigned taken = 0;
+  std::uint32_t last = 0;
+  static_cast<void>(slab.blocks.take_batch(bitmap_of(slab), limit, [&](std::uint32_t index) {
+    blocks[taken++] = slab.start + std::size_t{index} * bytes;
+    last = index;
+  }));
+  *is_zero = taken == 1 && last >= slab.fresh;
+  if (last >= slab.fresh) slab.fresh = static_cast<std::uint16_t>(last + 1);
+  if (slab.blocks.is_full()) unlink_available(heap, slab);
+  return taken;
+}
+
+// One slab's share of a batch that is being given back.
+struct PutRun {
+  SlabRecord* slab = nullptr;
+  std::uint64_t* bitmap = nullptr;
+  std::uint32_t bytes = 0, inverse = 0;
+};
+
+void put_one(Heap& heap, PutRun& run, void* block) {
+  SlabRecord& slab = *run.slab;
+  const auto offset = static_cast<std::uint32_t>(static_cast<std::byte*>(block) - slab.start);
+  const std::uint32_t index = placement::block_index(offset, run.inverse);
+  if (!placement::is_block_start(offset, index, run.bytes)) {
+    return report_misuse(Misuse::interior_pointer, block, run.bytes);
+  }
+  const placement::Status status = slab.blocks.put(run.bitmap, index);
+  if (status == placement::Status::ok) {
+    ++heap.blocks_returned;
+    return;
+  }
+  const bool is_double = status == placement::Status::double_free;
+  report_misuse(is_double ? Misuse::double_free : Misuse::interior_pointer, block, run.bytes);
+}
+
+// After blocks were put back: the slab has free blocks again, or is wholly free.
+void settle(Heap& heap, SlabRecord* slab) {
+  if (slab == nullptr || slab->blocks.free_count == 0) return;
+  if (!slab->is_available) link_available(heap, *slab);
+  if (!slab->blocks.is_empty()) return;
+  const bool others = slab->next_available != nullptr || slab->previous_available != nullptr;
+  if (others) release_slab(heap, *slab);
+}
+
+bool start_run(const Heap& heap, PutRun& run, void* block) {
+  const std::uintptr_t entry = vm::entry_of(block);
+  if (entry <= vm::kEntryMedium || heap_of_entry(entry) != &heap) {
+    // The slab was released since: every block of it was free, so this one was given back before.
+    report_misuse(Misuse::double_free, block, 0);
+    return false;
+  }
+  const unsigned size_class = class_of_entry(entry);
+  run.slab = slab_of(block, size_class);
+  run.bitmap = bitmap_of(*run.slab);
+  run.bytes = class_infos[size_class].block_bytes;
+  run.inverse = class_infos[size_class].inverse;
+  return true;
+}
+
+bool in_slab(const PutRun& run, const void* block) {
+  if (run.slab == nullptr) return false;
+  const std::size_t offset = static_cast<std::size_t>(static_cast<const std::byte*>(block) - run.slab->start);
+  return offset < class_infos[run.slab->size_class].granules * vm::kGranuleBytes;
+}
+
+}  // namespace
+
+unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> blocks, bool* is_zero) noexcept {
+  SlabRecord* slab = choose_slab(heap, size_class);
+  if (slab == nullptr) slab = new_slab(heap, size_class);
+  if (slab == nullptr) return 0;
+  const unsigned taken = take_from(heap, *slab, blocks, is_zero);
+  heap.blocks_carved += taken;
+  return taken;
+}
+
+void put_blocks(Heap& heap, void* const* blocks, unsigned count) noexcept {
+  PutRun run;
+  for (unsigned i = 0; i < count; ++i) {
+    if (!in_slab(run, blocks[i])) {
+      settle(heap, run.slab);
+      run.slab = nullptr;
+      if (!start_run(heap, run, blocks[i])) continue;
+    }
+    put_one(heap, run, blocks[i]);
+  }
+  settle(heap, run.slab);
+}
+
+std::size_t release_empty_slabs(Heap& heap) noexcept {
+  std::size_t granules = 0;
+  SlabRecord* next = nullptr;
+  for (SlabRecord* slab = heap.slabs; slab != nullptr; slab = next) {
+    next = slab->next;
+    if (!slab->blocks.is_empty()) continue;
+    granules += class_infos[slab->size_class].granules;
+    release_slab(heap, *slab);
+  }
+  return granules;
+}
+
+void release_all_slabs(Heap& heap) noexcept {
+  while (heap.slabs != nullptr) release_slab(heap, *heap.slabs);
+}
+
+SlabRecord* slab_of(const void* address, unsigned size_class) noexcept {
+  const std::size_t slab_bytes = class_infos[size_class].granules * vm::kGranuleBytes;
+  const auto start = reinterpret_cast<std::uintptr_t>(address) & ~(slab_bytes - 1);
+  const vm::Region& region = *vm::region_of(address);
+  return reinterpret_cast<SlabRecord*>(region.slab_record(region.granule_of(reinterpret_cast<void*>(start))));
+}
+
+std::uint64_t* bitmap_of(const SlabRecord& slab) noexcept {
+  const vm::Region& region = *vm::region_of(slab.start);
+  return region.slab_bitmap(region.granule_of(slab.start));
+}
+
+BlockState block_state(const void* address, unsigned size_class) noexcept {
+  const SlabRecord& slab = *slab_of(address, size_class);
+  const ClassInfo& info = class_infos[size_class];
+  const auto offset = static_cast<std::uint32_t>(static_cast<const std::byte*>(address) - slab.start);
+  const std::uint32_t index = placement::block_index(offset, info.inverse);
+  if (!placement::is_block_start(offset, index, info.block_bytes) || index >= info.blocks) return BlockState::interior;
+  return slab.blocks.is_free(bitmap_of(slab), index) ? BlockState::free : BlockState::taken;
+}
+
+}  // namespace glebe::heap

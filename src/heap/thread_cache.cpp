@@ -1,0 +1,235 @@
+#include "src/heap/thread_cache.h"
+
+#include <cstring>
+
+#include "platform/process.h"
+#include "src/base/check.h"
+#include "src/heap/allocate.h"
+#include "src/heap/reclaim.h"
+#include "src/heap/registry.h"
+#include "src/heap/remote.h"
+#include "src/heap/small.h"
+#include "src/vm/ledger.h"
+#include "src/vm/metadata.h"
+
+namespace glebe::heap {
+namespace {
+
+constexpr unsigned kMagazinesPerGrowth = 4;
+constexpr unsigned kClosedPassesMax = 16;           // slow paths within a tick that make a thread busy
+constexpr std::uint32_t kFlushIntervalMs = 100;
+constexpr std::size_t kPendingBytes = 2 * kMiB;     // dirty memory worth looking at the clock for
+
+void** array_of(void** cell) {
+  return reinterpret_cast<void**>(reinterpret_cast<std::uintptr_t>(cell) & ~(kMagazineBytes - 1));
+}
+
+void** base_in(void** array, unsigned size_class) {
+  return array + (kMagazineEntries - 1 - class_infos[size_class].magazine_blocks);
+}
+
+void recycle_magazine(Heap& heap, void** cell) {
+  void** array = array_of(cell);
+  array[0] = heap.spare_magazines;
+  heap.spare_magazines = array;
+}
+
+// An array for a magazine, or nullptr without memory.
+void** new_array(Heap& heap) {
+  if (heap.spare_magazines == nullptr) {
+    auto* arrays =
+        static_cast<std::byte*>(vm::metadata_allocate(kMagazinesPerGrowth * kMagazineBytes, kMagazineBytes));
+    if (arrays == nullptr) return nullptr;
+    for (unsigned i = kMagazinesPerGrowth; i-- > 0;) {
+      recycle_magazine(heap, reinterpret_cast<void**>(arrays + i * kMagazineBytes));
+    }
+  }
+  void** array = heap.spare_magazines;
+  heap.spare_magazines = static_cast<void**>(array[0]);
+  return array;
+}
+
+// Gives the slot an empty magazine if it has none. False without memory.
+bool ensure_magazine(Heap& heap, Slot& slot, unsigned size_class) {
+  if (slot.base != kNullCell) return true;
+  void** array = new_array(heap);
+  if (array == nullptr) return false;
+  void** base = base_in(array, size_class);
+  *base = nullptr;
+  slot = {base, base};
+  return true;
+}
+
+bool take_from_depot(Heap& heap, Slot& slot, unsigned size_class) {
+  void** base = heap.depots[size_class];
+  if (base == nullptr) return false;
+  if (slot.base != kNullCell) recycle_magazine(heap, slot.base);
+  heap.depots[size_class] = static_cast<void**>(*base);
+  --heap.depot_counts[size_class];
+  *base = nullptr;
+  slot = {base + class_infos[size_class].magazine_blocks, base};
+  return true;
+}
+
+bool put_into_depot(Heap& heap, Slot& slot, unsigned size_class) {
+  if (heap.depot_counts[size_class] >= class_infos[size_class].depot_magazines) return false;
+  void** array = new_array(heap);
+  if (array == nullptr) return false;
+  *slot.base = heap.depots[size_class];
+  heap.depots[size_class] = slot.base;
+  ++heap.depot_counts[size_class];
+  void** base = base_in(array, size_class);
+  *base = nullptr;
+  slot = {base, base};
+  return true;
+}
+
+// Fills the magazine from the slabs and returns one block. The slot is empty.
+void* refill(Heap& heap, unsigned size_class, bool* is_zero) {
+  Slot& slot = heap.slots.slot[size_class];
+  if (take_from_depot(heap, slot, size_class)) return *slot.top--;
+  const bool has_magazine = ensure_magazine(heap, slot, size_class);
+  const unsigned half = class_infos[size_class].magazine_blocks / 2u;
+  void* blocks[kMagazineEntries];
+  if (!lock_heap(heap)) return nullptr;
+  if (!heap.inbox.looks_empty()) drain_inbox(heap);
+  const unsigned wanted = has_magazine && half > 1 ? half : 1;
+  const unsigned taken = take_blocks(heap, size_class, {blocks, wanted}, is_zero);
+  heap.lock.unlock();
+  if (taken == 0) return nullptr;
+  // The lowest address is handed out first: the others lie above the bottom in descending order.
+  for (unsigned i = taken; i-- > 1;) *++slot.top = blocks[i];
+  return blocks[0];
+}
+
+// Gives the older half of a full magazine back.
+void flush_half(Heap& heap, Slot& slot) {
+  const unsigned count = static_cast<unsigned>(slot.top - slot.base);
+  const unsigned half = (count + 1) / 2;
+  void** first = slot.base + 1;
+  if (!lock_heap(heap)) return;
+  if (!heap.inbox.looks_empty()) drain_inbox(heap);
+  put_blocks(heap, first, half);
+  heap.lock.unlock();
+  std::memmove(first, first + half, (count - half) * sizeof(void*));
+  slot.top -= half;
+}
+
+void flush_slot(Heap& heap, Slot& slot) {
+  put_blocks(heap, slot.base + 1, static_cast<unsigned>(slot.top - slot.base));
+  slot.top = slot.base;
+}
+
+void flush_depot(Heap& heap, unsigned size_class) {
+  while (void** base = heap.depots[size_class]) {
+    put_blocks(heap, base + 1, class_infos[size_class].magazine_blocks);
+    heap.depots[size_class] = static_cast<void**>(*base);
+    --heap.depot_counts[size_class];
+    recycle_magazine(heap, base);
+  }
+}
+
+enum class Mode : std::uint8_t { closed, metered, open };
+
+// Leaving `metered`: its blocks go where the other modes look.
+void merge_metered(Heap& heap) {
+  for (unsigned c = 0; c < kClassCount; ++c) {
+    Slot& metered = heap.metered.slot[c];
+    if (metered.top == metered.base) continue;
+    Slot& slot = heap.slots.slot[c];
+    if (slot.top == slot.base) {
+      const Slot kept = slot;
+      slot = metered;
+      metered = kept;
+    } else if (lock_heap(heap)) {
+      flush_slot(heap, metered);
+      heap.lock.unlock();
+    }
+  }
+}
+
+void set_mode(Heap& heap, Mode mode) {
+  Bank* bank = mode == Mode::open ? &heap.slots : mode == Mode::metered ? &heap.metered : &closed_bank;
+  Bank* before = ThreadBank::get();
+  if (bank == before) return;
+  if (before == &heap.metered) merge_metered(heap);
+  ThreadBank::set(bank);
+}
+
+bool always_closed() { return settings.debug_fill || settings.zero_on_free; }
+
+}  // namespace
+
+void* next_block(Heap& heap, unsigned size_class, bool* is_zero) noexcept {
+  Slot& slot = heap.slots.slot[size_class];
+  void* block = *slot.top;
+  if (block != nullptr) {
+    --slot.top;
+  } else {
+    block = refill(heap, size_class, is_zero);
+  }
+  if (ThreadBank::get() == &heap.metered && slot.top != slot.base) {
+    Slot& metered = heap.metered.slot[size_class];
+    if (metered.top == metered.base) {
+      const Slot kept = slot;
+      slot = metered;
+      metered = kept;
+    }
+  }
+  return block;
+}
+
+void keep_block(Heap& heap, unsigned size_class, void* block) noexcept {
+  Slot& slot = heap.slots.slot[size_class];
+  if (!ensure_magazine(heap, slot, size_class)) return free_into(heap, block);
+  const bool is_full = ((reinterpret_cast<std::uintptr_t>(slot.top) + sizeof(void*)) & (kMagazineBytes - 1)) == 0;
+  if (is_full && !put_into_depot(heap, slot, size_class)) {
+    flush_half(heap, slot);
+    if (slot.top - slot.base == class_infos[size_class].magazine_blocks) return;  // inside our own signal handler
+  }
+  *++slot.top = block;
+}
+
+void flush_caches(Heap& heap) noexcept {
+  send_all_rings(heap);
+  if (!lock_heap(heap)) return;
+  for (unsigned c = 0; c < kClassCount; ++c) {
+    flush_depot(heap, c);
+    flush_slot(heap, heap.slots.slot[c]);
+    flush_slot(heap, heap.metered.slot[c]);
+  }
+  drain_inbox(heap);
+  heap.lock.unlock();
+}
+
+void tick(Heap& heap) noexcept {
+  const std::uint64_t now = os::clock_coarse_ms();
+  const auto now_ms = static_cast<std::uint32_t>(now);
+  const bool is_pending = vm::ledger.dirty_bytes.load(std::memory_order_relaxed) >= kPendingBytes;
+  const bool is_closed = ThreadBank::get() == &closed_bank;
+  if (now_ms == heap.last_tick_ms) {
+    if (!is_closed || always_closed() || ++heap.closed_passes < kClosedPassesMax) return;
+    return set_mode(heap, is_pending ? Mode::metered : Mode::open);
+  }
+  heap.last_tick_ms = now_ms;
+  heap.closed_passes = 0;
+  send_all_rings(heap);
+  if (is_closed && now_ms - heap.last_flush_ms >= kFlushIntervalMs) {
+    heap.last_flush_ms = now_ms;
+    flush_caches(heap);
+    if (lock_heap(heap)) {
+      static_cast<void>(release_empty_slabs(heap));
+      heap.lock.unlock();
+    }
+  }
+  maintain(now);
+  set_mode(heap, is_pending || always_closed() ? Mode::closed : Mode::open);
+}
+
+unsigned cached_blocks(const Heap& heap, unsigned size_class) noexcept {
+  const Slot slot = heap.slots.slot[size_class], metered = heap.metered.slot[size_class];
+  return static_cast<unsigned>(slot.top - slot.base) + static_cast<unsigned>(metered.top - metered.base) +
+         heap.depot_counts[size_class] * class_infos[size_class].magazine_blocks;
+}
+
+}  // namespace glebe::heap

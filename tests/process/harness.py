@@ -1,0 +1,119 @@
+"""Shared by the process-level test drivers: runs programs under a preloaded library, keeps a table of named
+results, and ends with the line 'N passed, N failed[, N skipped]'. Standard library only. Skipped is for what the
+system cannot provide and always carries the reason."""
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+class Results:
+    """A table of named results; finish() prints the last line and returns the exit status."""
+
+    def __init__(self, title):
+        self.passed, self.failed, self.skipped = 0, 0, 0
+        print(f'== {title}', flush=True)
+
+    def add(self, name, ok, detail=''):
+        self.passed += bool(ok)
+        self.failed += not ok
+        self._row('ok' if ok else 'FAILED', name, detail)
+        return bool(ok)
+
+    def skip(self, name, reason):
+        self.skipped += 1
+        self._row('skipped', name, reason)
+
+    def _row(self, word, name, detail):
+        print(f'{word:8} {name:52} {detail}'.rstrip(), flush=True)
+
+    def finish(self):
+        tail = f', {self.skipped} skipped' if self.skipped else ''
+        print(f'{self.passed} passed, {self.failed} failed{tail}', flush=True)
+        return 1 if self.failed or not self.passed else 0
+
+
+class Outcome:
+    """How one program ended. status is negative for a signal, as in subprocess; None after a time-out."""
+
+    def __init__(self, status, out, err, seconds):
+        self.status, self.out, self.err, self.seconds = status, out, err, seconds
+
+    def how(self):
+        if self.status is None:
+            return f'hang, killed after {self.seconds:.0f} s'
+        if self.status < 0:
+            return f'killed by {signal.Signals(-self.status).name}'
+        return f'exit {self.status}'
+
+    def tail(self, lines=2):
+        text = (self.err or b'').decode(errors='replace').strip().splitlines()
+        return ' | '.join(text[-lines:])[:300]
+
+
+def environment(library, extra=None):
+    env = {k: v for k, v in os.environ.items() if k not in ('LD_PRELOAD', 'MALLOC_PERTURB_', 'GLEBE_OPTIONS')}
+    if library:
+        env['LD_PRELOAD'] = library
+    env.update(extra or {})
+    return env
+
+
+def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, before=None):
+    """Runs the command in its own session and kills all of that session at the time-out. Only the command gets
+    the library: the driver itself runs on the system's malloc."""
+    start = time.monotonic()
+    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE if stdin is not None else
+                               subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
+                               env=environment(library, extra), start_new_session=True, preexec_fn=before)
+    try:
+        out, err = process.communicate(stdin, timeout=timeout)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        status = None
+    return Outcome(status, out, err, time.monotonic() - start)
+
+
+def peak_rss_kib(command, library=None, timeout=60, extra=None):
+    """Runs the command and returns (status, peak RSS in KiB of it alone) as wait4 reports it."""
+    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env=environment(library, extra), start_new_session=True)
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, usage.ru_maxrss
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return None, 0
+
+
+def parser(description):
+    args = argparse.ArgumentParser(description=description)
+    args.add_argument('--library', required=True, help='the allocator to preload; "none" means the system malloc')
+    args.add_argument('--programs', required=True, help='folder with the built test programs')
+    return args
+
+
+def parse(args):
+    options = args.parse_args()
+    options.library = None if options.library == 'none' else os.path.abspath(options.library)
+    if options.library and not os.path.exists(options.library):
+        sys.exit(f'no such library: {options.library}')
+    if getattr(options, 'programs', None):
+        options.programs = os.path.abspath(options.programs)
+    return options
+
+
+def is_glebe(library):
+    """True when the library exports the C interface, so that what only glebe promises may be asked of it."""
+    if not library:
+        return False
+    names = subprocess.run(['nm', '-D', '--defined-only', library], text=True, capture_output=True).stdout
+    return ' glebe_version' in names
