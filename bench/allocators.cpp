@@ -93,18 +93,21 @@ Allocator find_one(const std::string& word, const std::string& glebe_library) {
     return Allocator{word, find_packaged(package.library_prefix),
                      std::string(package.library_prefix) + " is not installed"};
   }
-  throw std::invalid_argument("unknown allocator \"" + word +
-                              "\": known are glebe, libc, mimalloc, jemalloc, tcmalloc and name=/path/library.so");
+  throw std::invalid_argument(
+      "unknown allocator \"" + word +
+      "\": known are glebe, libc, mimalloc, jemalloc, tcmalloc and name=/path/library.so");
 }
 
 }  // namespace
 
-std::vector<Allocator> find_allocators(const std::vector<std::string>& names, const std::string& glebe_library) {
+std::vector<Allocator> find_allocators(const std::vector<std::string>& names,
+                                       const std::string& glebe_library) {
   std::vector<Allocator> allocators;
   for (const std::string& word : names) {
     Allocator allocator = find_one(word, glebe_library);
     for (const Allocator& other : allocators) {
-      if (other.name == allocator.name) throw std::invalid_argument("allocator " + other.name + " is named twice");
+      if (other.name == allocator.name)
+        throw std::invalid_argument("allocator " + other.name + " is named twice");
     }
     allocators.push_back(std::move(allocator));
   }

@@ -6,8 +6,8 @@
 namespace torture {
 namespace {
 
-constexpr std::size_t kSparseStep = 8;      // allocate_sparse() uses one page in this many
-constexpr unsigned kResizeProbes = 4;       // pages compared after a large block was resized
+constexpr std::size_t kSparseStep = 8;  // allocate_sparse() uses one page in this many
+constexpr unsigned kResizeProbes = 4;   // pages compared after a large block was resized
 
 constexpr std::byte kZeros[kPageBytes] = {};
 
@@ -16,8 +16,8 @@ void check_zero(const Block& block, std::size_t offset, std::size_t count) noexc
   if (std::memcmp(block.address + offset, kZeros, count) == 0) return;
   std::size_t at = offset;
   while (block.address[at] == std::byte{0}) ++at;
-  fail("calloc of %u bytes at %p: byte %zu is 0x%02x, not 0", block.size, static_cast<void*>(block.address), at,
-       static_cast<unsigned>(block.address[at]));
+  fail("calloc of %u bytes at %p: byte %zu is 0x%02x, not 0", block.size, static_cast<void*>(block.address),
+       at, static_cast<unsigned>(block.address[at]));
 }
 
 }  // namespace
@@ -25,9 +25,11 @@ void check_zero(const Block& block, std::size_t offset, std::size_t count) noexc
 void fail_mark(const Block& block, std::size_t offset) noexcept {
   std::uint64_t found;
   std::memcpy(&found, block.address + offset, sizeof found);
-  fail("contents of the block of %u bytes at %p changed: offset %zu holds 0x%016llx, written was 0x%016llx (tag 0x%x)",
-       block.size, static_cast<void*>(block.address), offset, static_cast<unsigned long long>(found),
-       static_cast<unsigned long long>(pattern_of(block.tag)), block.tag);
+  fail(
+      "contents of the block of %u bytes at %p changed: offset %zu holds 0x%016llx, written was 0x%016llx "
+      "(tag 0x%x)",
+      block.size, static_cast<void*>(block.address), offset, static_cast<unsigned long long>(found),
+      static_cast<unsigned long long>(pattern_of(block.tag)), block.tag);
 }
 
 void fail_address(const void* address, std::size_t size, std::size_t alignment) noexcept {
@@ -44,10 +46,11 @@ void fill_tiny(const Block& block) noexcept {
 void verify_tiny(const Block& block) noexcept {
   const std::uint64_t pattern = pattern_of(block.tag);
   const bool first = std::memcmp(block.address, &pattern, block.size < 8 ? 1 : 8) == 0;
-  const bool last = block.size <= 1 || block.size == 8 || block.address[block.size - 1] == static_cast<std::byte>(pattern);
+  const bool last =
+      block.size <= 1 || block.size == 8 || block.address[block.size - 1] == static_cast<std::byte>(pattern);
   if (!first || !last) {
-    fail("contents of the block of %u bytes at %p changed (tag 0x%x)", block.size, static_cast<void*>(block.address),
-         block.tag);
+    fail("contents of the block of %u bytes at %p changed (tag 0x%x)", block.size,
+         static_cast<void*>(block.address), block.tag);
   }
 }
 
@@ -75,7 +78,8 @@ Block Worker::allocate_aligned(std::size_t alignment, std::size_t size) noexcept
 Block Worker::allocate_zeroed(std::size_t size) noexcept {
   Block block = enrol(static_cast<std::byte*>(std::calloc(1, size)), size, natural_alignment(size));
   check_zero(block, 0, size < kPageBytes ? size : kPageBytes);
-  for (std::size_t page = 1; page < marked_pages(size); ++page) check_zero(block, page_mark(block.tag, page), 8);
+  for (std::size_t page = 1; page < marked_pages(size); ++page)
+    check_zero(block, page_mark(block.tag, page), 8);
   if (size > kPageBytes) check_zero(block, size - 8, 8);
   fill(block);
   return block;
@@ -105,7 +109,8 @@ void Worker::resize(Block& block, std::size_t size) noexcept {
   const std::size_t kept = block.size < size ? block.size : size;
   const std::int64_t growth = static_cast<std::int64_t>(size) - static_cast<std::int64_t>(block.size);
   Block moved{static_cast<std::byte*>(std::realloc(block.address, size)), block.size, block.tag};
-  if (moved.empty() || (reinterpret_cast<std::uintptr_t>(moved.address) & (natural_alignment(size) - 1)) != 0) {
+  if (moved.empty() ||
+      (reinterpret_cast<std::uintptr_t>(moved.address) & (natural_alignment(size) - 1)) != 0) {
     fail_address(moved.address, size, natural_alignment(size));
   }
   escape(moved.address);
@@ -117,8 +122,8 @@ void Worker::resize(Block& block, std::size_t size) noexcept {
   block = moved;
 }
 
-// Reading every page at each step would hide the difference between moving page tables and copying, which is what
-// large reallocs are about: some pages are compared here, all of them when the block is freed.
+// Reading every page at each step would hide the difference between moving page tables and copying, which is
+// what large reallocs are about: some pages are compared here, all of them when the block is freed.
 void Worker::resize_large(Block& block, std::size_t size) noexcept {
   const std::size_t old_pages = marked_pages(block.size);
   const std::size_t kept_pages = old_pages < marked_pages(size) ? old_pages : marked_pages(size);

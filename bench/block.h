@@ -1,9 +1,10 @@
-// Blocks with an identity. Every block that a workload takes is marked with words derived from its tag and the marks
-// are compared before it is freed or resized, so a block that overlaps another, moved wrongly, was handed out twice or
-// was written by the allocator is found. The work per block is the same for every allocator:
+// Blocks with an identity. Every block that a workload takes is marked with words derived from its tag and
+// the marks are compared before it is freed or resized, so a block that overlaps another, moved wrongly, was
+// handed out twice or was written by the allocator is found. The work per block is the same for every
+// allocator:
 //   below 16 bytes   the first word or byte and the last byte
 //   to 4 KiB         the first and last word; above 64 bytes one more at a place that the tag selects
-//   above            the first and last word and one word in each whole page, at a place that tag and page select
+//   above            the first and last word; in each whole page one at a place that tag and page select
 // A Worker belongs to one thread; blocks may pass from one worker to another.
 #pragma once
 
@@ -27,7 +28,7 @@ struct Block {
 };
 
 inline constexpr std::size_t kPageBytes = 4096;
-inline constexpr std::size_t kProbeBytes = 64;   // blocks above get a mark inside
+inline constexpr std::size_t kProbeBytes = 64;  // blocks above get a mark inside
 
 [[nodiscard]] constexpr std::uint64_t pattern_of(std::uint32_t tag) noexcept {
   return (std::uint64_t{tag} + 1) * 0x9E3779B97F4A7C15u;
@@ -38,7 +39,8 @@ inline constexpr std::size_t kProbeBytes = 64;   // blocks above get a mark insi
   return size > kPageBytes ? (size - 8) / kPageBytes : 0;
 }
 
-// Offset of the mark in page `page`, in [8, 4088], so that it touches neither the first word nor the next page.
+// Offset of the mark in page `page`, in [8, 4088], so that it touches neither the first word nor the next
+// page.
 [[nodiscard]] constexpr std::size_t page_mark(std::uint32_t tag, std::size_t page) noexcept {
   const std::uint64_t mixed = (pattern_of(tag) + page * 0xD1B54A32D192ED03u) >> 32;
   return page * kPageBytes + 8 + 8 * (mixed % 511);
@@ -51,8 +53,8 @@ inline constexpr std::size_t kProbeBytes = 64;   // blocks above get a mark insi
 
 class Worker {
  public:
-  // Workers of one process differ in `index` (below 64), which gives each its own range of tags, or in `seed`, which
-  // sets where in the range the tags begin.
+  // Workers of one process differ in `index` (below 64), which gives each its own range of tags, or in
+  // `seed`, which sets where in the range the tags begin.
   Worker(std::uint64_t seed, unsigned index) noexcept
       : random(scramble(seed + index)),
         next_tag_((std::uint32_t{index} << 26) | static_cast<std::uint32_t>(scramble(seed) >> 38)) {}
@@ -66,7 +68,8 @@ class Worker {
   Block allocate_aligned(std::size_t alignment, std::size_t size) noexcept;
   // calloc. Checks for zero: all words up to a page; beyond, the words that fill() is about to mark.
   Block allocate_zeroed(std::size_t size) noexcept;
-  // calloc of a table that the program will use in places: a sample of 1/8 of the pages is checked and written.
+  // calloc of a table that the program will use in places: a sample of 1/8 of the pages is checked and
+  // written.
   Block allocate_sparse(std::size_t size) noexcept;
   // realloc; the contents that must survive are compared on the way. The identity stays.
   void resize(Block& block, std::size_t size) noexcept;

@@ -27,8 +27,8 @@ bool same_file(const char* left, const char* right) {
          one.st_ino == other.st_ino;
 }
 
-// Ends the process unless the function that a call of `symbol` reaches lies in the expected library. Without this, a
-// preload that the loader refused would be measured as the C library.
+// Ends the process unless the function that a call of `symbol` reaches lies in the expected library. Without
+// this, a preload that the loader refused would be measured as the C library.
 void check_symbol(const char* symbol, const std::string& library) {
   Dl_info info;
   void* const address = ::dlsym(RTLD_DEFAULT, symbol);
@@ -36,7 +36,8 @@ void check_symbol(const char* symbol, const std::string& library) {
   const bool right = library == kLibc ? std::strstr(info.dli_fname, "libc.so") != nullptr
                                       : same_file(info.dli_fname, library.c_str());
   if (!right) {
-    fail("preload is not live: %s comes from %.90s instead of %.90s", symbol, info.dli_fname, library.c_str());
+    fail("preload is not live: %s comes from %.90s instead of %.90s", symbol, info.dli_fname,
+         library.c_str());
   }
 }
 
@@ -47,7 +48,8 @@ struct Usage {
 };
 
 std::uint64_t nanoseconds(const timeval& time) {
-  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(time.tv_usec) * 1000u;
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000u +
+         static_cast<std::uint64_t>(time.tv_usec) * 1000u;
 }
 
 Usage usage_now() {
@@ -90,8 +92,14 @@ const Workload& find_workload(const char* name) {
 std::vector<std::string> child_arguments(const ChildTask& task) {
   char scale[32];
   std::snprintf(scale, sizeof scale, "%.17g", task.scale);
-  return {kChildArgument,         task.workload, task.library, task.trace, std::to_string(task.seed), scale,
-          std::to_string(task.threads), std::to_string(task.soak_seconds)};
+  return {kChildArgument,
+          task.workload,
+          task.library,
+          task.trace,
+          std::to_string(task.seed),
+          scale,
+          std::to_string(task.threads),
+          std::to_string(task.soak_seconds)};
 }
 
 int run_child(int argc, char** argv) {
@@ -103,7 +111,8 @@ int run_child(int argc, char** argv) {
   const rlimit no_core{0, 0};
   ::setrlimit(RLIMIT_CORE, &no_core);
   const std::string library = argv[3];
-  for (const char* symbol : {"malloc", "free", "calloc", "realloc", "posix_memalign"}) check_symbol(symbol, library);
+  for (const char* symbol : {"malloc", "free", "calloc", "realloc", "posix_memalign"})
+    check_symbol(symbol, library);
   Context context{std::strtoull(argv[5], nullptr, 10), std::strtod(argv[6], nullptr),
                   static_cast<unsigned>(std::strtoul(argv[7], nullptr, 10)), argv[4]};
   if (std::strcmp(argv[2], kSoakTask) == 0) {

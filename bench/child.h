@@ -1,5 +1,5 @@
-// The process that is measured: one workload, or one soak, under one allocator. It is this program again, started by
-// launch.h with the allocator in LD_PRELOAD, and it answers over the pipe of protocol.h.
+// The process that is measured: one workload, or one soak, under one allocator. It is this program again,
+// started by launch.h with the allocator in LD_PRELOAD, and it answers over the pipe of protocol.h.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,13 @@ namespace torture {
 inline constexpr char kChildArgument[] = "--child";
 
 struct ChildTask {
-  std::string workload;        // name in all_workloads(), or kSoakTask
-  std::string library;         // resolved path that malloc must come from; kLibc for the C library
-  std::string trace;           // prepared trace, or empty
+  std::string workload;  // name in all_workloads(), or kSoakTask
+  std::string library;   // resolved path that malloc must come from; kLibc for the C library
+  std::string trace;     // prepared trace, or empty
   std::uint64_t seed;
   double scale;
   unsigned threads;
-  unsigned soak_seconds;       // only for kSoakTask
+  unsigned soak_seconds;  // only for kSoakTask
 };
 
 inline constexpr char kSoakTask[] = "soak";

@@ -46,7 +46,8 @@ void choose_reference(const Options& options, Comparison& comparison) {
   if (!options.reference.empty()) {
     comparison.reference = place_of(options.reference);
     if (comparison.reference == comparison.allocators.size()) {
-      throw std::invalid_argument("the reference " + options.reference + " is not among the allocators present");
+      throw std::invalid_argument("the reference " + options.reference +
+                                  " is not among the allocators present");
     }
     return;
   }
@@ -67,11 +68,13 @@ void add_user_traces(const Options& options, const char* workload, std::vector<J
   }
 }
 
-// Recording a program can fail (it is not installed, the recorder is not built); then the row is named as skipped.
+// Recording a program can fail (it is not installed, the recorder is not built); then the row is named as
+// skipped.
 std::vector<Job> collect_jobs(const Options& options, Comparison& comparison) {
   std::vector<Job> jobs;
   for (const Workload& workload : all_workloads()) {
-    const bool named = std::find(options.only.begin(), options.only.end(), workload.name) != options.only.end();
+    const bool named =
+        std::find(options.only.begin(), options.only.end(), workload.name) != options.only.end();
     if (workload.trace != nullptr && std::strcmp(workload.trace, kTraceFromFile) == 0) {
       add_user_traces(options, workload.name, jobs);
       continue;
@@ -120,8 +123,12 @@ void run_job(const Options& options, const Job& job, Comparison& comparison, Pro
       Cell& cell = row.cells[index];
       progress.run_begins(job.name, allocator.name);
       if (!cell.failure.empty()) continue;
-      const ChildTask task{job.workload, allocator.library, job.trace ? job.trace->path() : "",
-                           options.seed, options.scale,     options.threads,
+      const ChildTask task{job.workload,
+                           allocator.library,
+                           job.trace ? job.trace->path() : "",
+                           options.seed,
+                           options.scale,
+                           options.threads,
                            0};
       const Outcome outcome = run_task(task, allocator, options.timeout_s, {});
       if (outcome.passed) {
@@ -139,10 +146,12 @@ void run_job(const Options& options, const Job& job, Comparison& comparison, Pro
 
 const std::vector<Metric>& all_metrics() {
   static const std::vector<Metric> metrics = {
-      {"wall_s", "time", "time (wall clock)", "s", 3, [](const Message& run) { return seconds(run.wall_ns); }},
+      {"wall_s", "time", "time (wall clock)", "s", 3,
+       [](const Message& run) { return seconds(run.wall_ns); }},
       {"peak_rss_mib", "peak RSS", "peak RSS of the process", "MiB", 1,
        [](const Message& run) { return mebibytes(run.peak_rss_kib); }},
-      {"cpu_s", "CPU time", "CPU time, all threads", "s", 3, [](const Message& run) { return seconds(run.cpu_ns); }},
+      {"cpu_s", "CPU time", "CPU time, all threads", "s", 3,
+       [](const Message& run) { return seconds(run.cpu_ns); }},
       {"page_faults", "faults", "page faults", "", 0,
        [](const Message& run) { return static_cast<double>(run.minor_faults + run.major_faults); }},
       {"retained_rss_mib", "retained", "RSS after everything was freed", "MiB", 1,
@@ -185,7 +194,8 @@ std::optional<Mean> Comparison::geometric_mean(std::size_t allocator, const Metr
 bool Comparison::passed(const std::vector<std::string>& tolerated) const {
   for (std::size_t place = 0; place < allocators.size(); ++place) {
     if (std::find(tolerated.begin(), tolerated.end(), allocators[place].name) != tolerated.end()) continue;
-    const bool all = std::all_of(rows.begin(), rows.end(), [&](const Row& row) { return row.cells[place].passed(); });
+    const bool all =
+        std::all_of(rows.begin(), rows.end(), [&](const Row& row) { return row.cells[place].passed(); });
     if (!all) return false;
   }
   return true;

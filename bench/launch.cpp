@@ -33,7 +33,8 @@ std::vector<std::string> environment_with(const std::vector<std::string>& added)
   return environment;
 }
 
-// Starts `program` with `pipe_end` as kResultDescriptor, or without a pipe when it is -1. Returns 0 on failure.
+// Starts `program` with `pipe_end` as kResultDescriptor, or without a pipe when it is -1. Returns 0 on
+// failure.
 pid_t spawn(const Program& program, int pipe_end) {
   std::vector<std::string> arguments = program.arguments;
   std::vector<std::string> environment = environment_with(program.environment);
@@ -45,23 +46,24 @@ pid_t spawn(const Program& program, int pipe_end) {
     ::posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
   }
   pid_t child = 0;
-  const int error = ::posix_spawn(&child, arguments[0].c_str(), &actions, nullptr, pointers_to(arguments).data(),
-                                  pointers_to(environment).data());
+  const int error = ::posix_spawn(&child, arguments[0].c_str(), &actions, nullptr,
+                                  pointers_to(arguments).data(), pointers_to(environment).data());
   ::posix_spawn_file_actions_destroy(&actions);
   return error == 0 ? child : 0;
 }
 
 std::string describe_status(int status) {
   if (WIFSIGNALED(status)) {
-    return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" + ::strsignal(WTERMSIG(status)) +
-           ")";
+    return std::string("killed by signal ") + std::to_string(WTERMSIG(status)) + " (" +
+           ::strsignal(WTERMSIG(status)) + ")";
   }
   if (WEXITSTATUS(status) != 0) return "exited with status " + std::to_string(WEXITSTATUS(status));
   return {};
 }
 
 // Reads messages until the child closes the pipe. False when the time is over.
-bool read_messages(int pipe_end, std::uint64_t end_ns, const std::function<void(const Message&)>& on_message) {
+bool read_messages(int pipe_end, std::uint64_t end_ns,
+                   const std::function<void(const Message&)>& on_message) {
   Message message;
   std::size_t filled = 0;
   for (;;) {
@@ -70,7 +72,8 @@ bool read_messages(int pipe_end, std::uint64_t end_ns, const std::function<void(
     pollfd waiting{pipe_end, POLLIN, 0};
     const int ready = ::poll(&waiting, 1, static_cast<int>((end_ns - now_ns) / 1'000'000 + 1));
     if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-    const ssize_t count = ::read(pipe_end, reinterpret_cast<char*>(&message) + filled, sizeof message - filled);
+    const ssize_t count =
+        ::read(pipe_end, reinterpret_cast<char*>(&message) + filled, sizeof message - filled);
     if (count <= 0) return true;
     filled += static_cast<std::size_t>(count);
     if (filled < sizeof message) continue;
@@ -101,13 +104,15 @@ Outcome run_task(const ChildTask& task, const Allocator& allocator, unsigned tim
     return outcome;
   }
   bool has_result = false;
-  const bool in_time =
-      read_messages(ends[0], monotonic_ns() + timeout_s * std::uint64_t{1'000'000'000}, [&](const Message& message) {
-        if (message.kind == MessageKind::kSample && on_sample) on_sample(message);
-        if (message.kind == MessageKind::kFailure) outcome.reason = message.text;
-        if (message.kind == MessageKind::kResult) outcome.result = message;
-        has_result = has_result || message.kind == MessageKind::kResult;
-      });
+  const bool in_time = read_messages(ends[0], monotonic_ns() + timeout_s * std::uint64_t{1'000'000'000},
+                                     [&](const Message& message) {
+                                       if (message.kind == MessageKind::kSample && on_sample)
+                                         on_sample(message);
+                                       if (message.kind == MessageKind::kFailure)
+                                         outcome.reason = message.text;
+                                       if (message.kind == MessageKind::kResult) outcome.result = message;
+                                       has_result = has_result || message.kind == MessageKind::kResult;
+                                     });
   ::close(ends[0]);
   if (!in_time) ::kill(child, SIGKILL);
   int status = 0;

@@ -14,7 +14,8 @@ void add_choices(CLI::App& app, Options& options) {
                  "glebe, libc, mimalloc, jemalloc, tcmalloc, or NAME=/path/library.so, separated by commas "
                  "(default: the five; with --soak: glebe)")
       ->delimiter(',');
-  app.add_option("--glebe", options.glebe_library, "The library to run as glebe (default: libglebe.so of this build)");
+  app.add_option("--glebe", options.glebe_library,
+                 "The library to run as glebe (default: libglebe.so of this build)");
   app.add_option("--reference", options.reference,
                  "The allocator that the others are divided by (default: mimalloc when present, else libc)");
   app.add_option("--trace", options.traces, "Also replay this trace, made by --record; may be repeated");
@@ -28,7 +29,8 @@ void add_numbers(CLI::App& app, Options& options) {
   app.add_option("--threads", options.threads, "Threads of the workloads that use several")
       ->check(CLI::Range(1u, kThreadsMax))
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "Decides every random choice (default: 1; with --soak: from the clock)");
+  app.add_option("--seed", options.seed,
+                 "Decides every random choice (default: 1; with --soak: from the clock)");
   app.add_option("--timeout", options.timeout_s, "Seconds after which a run counts as failed")
       ->check(CLI::Range(1u, 1000000u))
       ->capture_default_str();
@@ -47,19 +49,23 @@ void add_numbers(CLI::App& app, Options& options) {
 }
 
 void add_outputs(CLI::App& app, Options& options) {
-  app.add_flag("--details", options.details, "Also print the tables of CPU time, page faults and retained memory");
+  app.add_flag("--details", options.details,
+               "Also print the tables of CPU time, page faults and retained memory");
   app.add_option("--json", options.json_file, "Write every figure of every run to this file");
   app.add_option("--plot", options.plot_file, "Write a picture (SVG) to this file");
-  app.add_option("--csv", options.csv_file, "With --soak: write the time series to this file instead of the screen");
-  app.add_option("--record", options.record_file, "Record the allocator calls of PROGRAM to this file, then end");
+  app.add_option("--csv", options.csv_file,
+                 "With --soak: write the time series to this file instead of the screen");
+  app.add_option("--record", options.record_file,
+                 "Record the allocator calls of PROGRAM to this file, then end");
   app.add_option("program", options.program, "With --record, after --: the program and its arguments");
 }
 
 // Returns what is wrong with the combination, or an empty string.
 std::string contradiction(const Options& options) {
   if (options.record_file.empty() != options.program.empty()) {
-    return options.record_file.empty() ? "unexpected argument \"" + options.program[0] + "\""
-                                       : "--record needs a program: torture --record FILE -- PROGRAM ARGUMENTS";
+    return options.record_file.empty()
+               ? "unexpected argument \"" + options.program[0] + "\""
+               : "--record needs a program: torture --record FILE -- PROGRAM ARGUMENTS";
   }
   if (options.soak_s == 0 && !options.csv_file.empty()) return "--csv belongs to --soak";
   if (options.soak_s != 0 && (!options.only.empty() || !options.gate.empty() || !options.traces.empty())) {
@@ -86,8 +92,9 @@ bool parse_options(int argc, char** argv, Options& options, int& exit_code) {
   options.seed_given = app.count("--seed") != 0;
   if (options.short_form) options.scale = kShortScale;
   if (options.allocators.empty()) {
-    options.allocators = options.soak_s != 0 ? std::vector<std::string>{"glebe"}
-                                             : std::vector<std::string>{"glebe", "mimalloc", "jemalloc", "tcmalloc", "libc"};
+    options.allocators = options.soak_s != 0
+                             ? std::vector<std::string>{"glebe"}
+                             : std::vector<std::string>{"glebe", "mimalloc", "jemalloc", "tcmalloc", "libc"};
   }
   if (options.soak_s != 0 && !options.seed_given) {
     options.seed = static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());

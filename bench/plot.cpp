@@ -18,10 +18,17 @@ std::string escaped(const std::string& text) {
   std::string result;
   for (const char letter : text) {
     switch (letter) {
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '&': result += "&amp;"; break;
-      default: result += letter;
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '&':
+        result += "&amp;";
+        break;
+      default:
+        result += letter;
     }
   }
   return result;
@@ -30,29 +37,30 @@ std::string escaped(const std::string& text) {
 class Picture {
  public:
   Picture(double width, double height) {
-    text_ = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
-                        "viewBox=\"0 0 {0:.0f} {1:.0f}\" font-family=\"sans-serif\" font-size=\"12\">\n"
-                        "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-                        width, height);
+    text_ = fmt::format(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
+        "viewBox=\"0 0 {0:.0f} {1:.0f}\" font-family=\"sans-serif\" font-size=\"12\">\n"
+        "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+        width, height);
   }
 
   void line(double x1, double y1, double x2, double y2, const char* colour) {
-    text_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n", x1, y1, x2,
-                         y2, colour);
+    text_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n",
+                         x1, y1, x2, y2, colour);
   }
   // `anchor` is start, middle or end.
   void label(double x, double y, const std::string& text, const char* anchor) {
-    text_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" fill=\"#222222\">{}</text>\n", x, y, anchor,
-                         escaped(text));
+    text_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" fill=\"#222222\">{}</text>\n", x,
+                         y, anchor, escaped(text));
   }
   void dot(double x, double y, const char* colour, const std::string& hint) {
-    text_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4.5\" fill=\"{}\" fill-opacity=\"0.85\">"
-                         "<title>{}</title></circle>\n",
-                         x, y, colour, escaped(hint));
+    text_ +=
+        fmt::format("<g><title>{}</title><circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4.5\" fill=\"{}\"/></g>\n",
+                    escaped(hint), x, y, colour);
   }
   void path(const std::string& points, const char* colour, bool dashed) {
-    text_ += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{}/>\n", points, colour,
-                         dashed ? " stroke-dasharray=\"4 3\"" : "");
+    text_ += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{}/>\n",
+                         points, colour, dashed ? " stroke-dasharray=\"4 3\"" : "");
   }
   [[nodiscard]] std::string finish() const { return text_ + "</svg>\n"; }
 
@@ -66,7 +74,7 @@ struct Frame {
 };
 
 constexpr double kRowHeight = 20;
-constexpr double kOctaves = 3;              // the axis of ratios reaches from 1/8 to 8; dots beyond lie on the edge
+constexpr double kOctaves = 3;  // the axis of ratios reaches from 1/8 to 8; dots beyond lie on the edge
 
 double ratio_x(const Frame& frame, double ratio) {
   const double octave = std::clamp(std::log2(ratio), -kOctaves, kOctaves);
@@ -82,12 +90,21 @@ void draw_ratio_axis(Picture& picture, const Frame& frame, const std::string& ti
   }
 }
 
+void label_failures(Picture& picture, double x, double y, const Comparison& comparison, const Row& row) {
+  std::string names;
+  for (std::size_t place = 0; place < row.cells.size(); ++place) {
+    if (!row.cells[place].passed()) names += " " + comparison.allocators[place].name;
+  }
+  if (!names.empty()) picture.label(x, y, "FAIL:" + names, "start");
+}
+
 void draw_ratios(Picture& picture, const Frame& frame, const Comparison& comparison, const Metric& metric) {
   const std::string& reference = comparison.allocators[comparison.reference].name;
   draw_ratio_axis(picture, frame, fmt::format("{} / {}", metric.title, reference));
   for (std::size_t index = 0; index <= comparison.rows.size(); ++index) {
     const double y = frame.top + (static_cast<double>(index) + 0.5) * kRowHeight;
     const bool is_mean = index == comparison.rows.size();
+    if (!is_mean) label_failures(picture, frame.left + 4, y + 4, comparison, comparison.rows[index]);
     for (std::size_t place = 0; place < comparison.allocators.size(); ++place) {
       if (place == comparison.reference) continue;
       std::optional<double> ratio;
@@ -116,7 +133,8 @@ struct Scale {
   double top;
 };
 
-std::string series(const Frame& frame, const Scale& scale, const Soak& soak, double (*value)(const Message&)) {
+std::string series(const Frame& frame, const Scale& scale, const Soak& soak,
+                   double (*value)(const Message&)) {
   std::string points;
   for (const Message& sample : soak.samples) {
     const double x = frame.left + frame.width * static_cast<double>(sample.wall_ns) / 1e9 / scale.end_s;
@@ -146,7 +164,7 @@ std::string plot_comparison(const Comparison& comparison) {
   constexpr double kPanel = 420;
   constexpr double kTop = 90;
   const double height = kRowHeight * static_cast<double>(comparison.rows.size() + 1);
-  const double width = kNames + 2 * (kPanel + 40);
+  const double width = kNames + 2 * (kPanel + 50);
   Picture picture(width, kTop + height + 20);
   double legend_x = kNames;
   for (std::size_t place = 0; place < comparison.allocators.size(); ++place) {
@@ -163,7 +181,7 @@ std::string plot_comparison(const Comparison& comparison) {
   }
   const std::vector<Metric>& metrics = all_metrics();
   draw_ratios(picture, Frame{kNames, kTop, kPanel, height}, comparison, metrics[kWall]);
-  draw_ratios(picture, Frame{kNames + kPanel + 50, kTop, kPanel, height}, comparison, metrics[kPeakRss]);
+  draw_ratios(picture, Frame{kNames + kPanel + 70, kTop, kPanel, height}, comparison, metrics[kPeakRss]);
   return picture.finish();
 }
 
@@ -171,13 +189,15 @@ std::string plot_soaks(const std::vector<Soak>& soaks) {
   Picture picture(900, 720);
   double end_s = 1;
   for (const Soak& soak : soaks) {
-    if (!soak.samples.empty()) end_s = std::max(end_s, static_cast<double>(soak.samples.back().wall_ns) / 1e9);
+    if (!soak.samples.empty())
+      end_s = std::max(end_s, static_cast<double>(soak.samples.back().wall_ns) / 1e9);
   }
   const Frame memory{70, 70, 800, 320};
   const Frame overhead{70, 450, 800, 220};
   const Scale memory_scale{end_s, std::max(top_of(soaks, rss_mib), top_of(soaks, live_mib))};
-  // While little is alive the quotient runs to infinity; what lies above 4 is drawn at the top.
-  const Scale overhead_scale{end_s, std::min(top_of(soaks, rss_overhead), 4.0)};
+  // While little is alive the quotient grows without limit; what lies above is drawn at the top.
+  constexpr double kOverheadTop = 8;
+  const Scale overhead_scale{end_s, std::min(top_of(soaks, rss_overhead), kOverheadTop)};
   draw_axes(picture, memory, memory_scale, "MiB: RSS (line), live requested bytes (dashed)");
   draw_axes(picture, overhead, overhead_scale, "RSS overhead: RSS above the start / live requested bytes");
   for (std::size_t place = 0; place < soaks.size(); ++place) {

@@ -1,5 +1,5 @@
-// The generator behind every random choice of the bench: 64 bits of state, the same sequence on every machine and
-// compiler, so that a printed seed repeats a run. One object belongs to one thread.
+// The generator behind every random choice of the bench: 64 bits of state, the same sequence on every machine
+// and compiler, so that a printed seed repeats a run. One object belongs to one thread.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,8 @@ class Random {
     return scramble(state_);
   }
 
-  // Uniform in [0, limit); limit is not 0 and fits 32 bits. The bias of at most limit / 2^32 is irrelevant here.
+  // Uniform in [0, limit); limit is not 0 and fits 32 bits. The bias of at most limit / 2^32 is irrelevant
+  // here.
   std::uint32_t below(std::size_t limit) noexcept {
     return static_cast<std::uint32_t>(((next() >> 32) * limit) >> 32);
   }

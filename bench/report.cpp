@@ -12,19 +12,22 @@
 namespace torture {
 namespace {
 
-constexpr std::size_t kColumnsPerTable = 8;   // name, reference, spread and eight columns fit 120 characters
+constexpr std::size_t kColumnsPerTable = 8;  // name, reference, spread and eight columns fit 120 characters
 
 // Settings that change how an allocator behaves; a run that has them says so.
-constexpr const char* kVariables[] = {"GLEBE_OPTIONS", "MALLOC_CONF", "GLIBC_TUNABLES", "MALLOC_ARENA_MAX",
-                                      "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MIMALLOC_PURGE_DELAY",
-                                      "MIMALLOC_PAGE_RESET", "TCMALLOC_RELEASE_RATE"};
+constexpr const char* kVariables[] = {"GLEBE_OPTIONS",          "MALLOC_CONF",
+                                      "GLIBC_TUNABLES",         "MALLOC_ARENA_MAX",
+                                      "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
+                                      "MIMALLOC_PURGE_DELAY",   "MIMALLOC_PAGE_RESET",
+                                      "TCMALLOC_RELEASE_RATE"};
 
 std::string cut(const std::string& text, std::size_t width) {
   return text.size() <= width ? text : text.substr(0, width - 1) + "~";
 }
 
 // The cell of an allocator: its ratio, or its own value when the reference failed.
-std::string cell_text(const Comparison& comparison, const Row& row, std::size_t allocator, const Metric& metric) {
+std::string cell_text(const Comparison& comparison, const Row& row, std::size_t allocator,
+                      const Metric& metric) {
   const Cell& cell = row.cells[allocator];
   if (!cell.passed()) return "FAIL";
   const std::optional<double> ratio = comparison.ratio(row, allocator, metric);
@@ -59,14 +62,15 @@ std::vector<std::size_t> others(const Comparison& comparison) {
   return places;
 }
 
-void print_columns(const Comparison& comparison, const Metric& metric, const std::vector<std::size_t>& columns) {
+void print_columns(const Comparison& comparison, const Metric& metric,
+                   const std::vector<std::size_t>& columns) {
   const std::string& reference = comparison.allocators[comparison.reference].name;
   fmt::print("{:<18} {:>11} {:>7}", "", cut(reference, 11), "spread");
   for (const std::size_t column : columns) fmt::print(" {:>9}", cut(comparison.allocators[column].name, 9));
   fmt::print("\n");
   for (const Row& row : comparison.rows) {
-    fmt::print("{:<18} {:>11} {:>6.0f}%", cut(row.name, 18), reference_text(row.cells[comparison.reference], metric),
-               100 * worst_spread(row, metric));
+    fmt::print("{:<18} {:>11} {:>6.0f}%", cut(row.name, 18),
+               reference_text(row.cells[comparison.reference], metric), 100 * worst_spread(row, metric));
     for (const std::size_t column : columns) fmt::print(" {:>9}", cell_text(comparison, row, column, metric));
     fmt::print("\n");
   }
@@ -77,13 +81,14 @@ void print_columns(const Comparison& comparison, const Metric& metric, const std
 
 void print_table(const Comparison& comparison, const Metric& metric) {
   const std::string& reference = comparison.allocators[comparison.reference].name;
-  fmt::print("\n{}: {}{}{}, the others divided by it\n", metric.title, reference, *metric.unit == '\0' ? "" : " in ",
-             metric.unit);
+  fmt::print("\n{}: {}{}{}, the others divided by it\n", metric.title, reference,
+             *metric.unit == '\0' ? "" : " in ", metric.unit);
   const std::vector<std::size_t> columns = others(comparison);
   for (std::size_t first = 0; first == 0 || first < columns.size(); first += kColumnsPerTable) {
     const std::size_t last = std::min(first + kColumnsPerTable, columns.size());
     print_columns(comparison, metric,
-                  {columns.begin() + static_cast<std::ptrdiff_t>(first), columns.begin() + static_cast<std::ptrdiff_t>(last)});
+                  {columns.begin() + static_cast<std::ptrdiff_t>(first),
+                   columns.begin() + static_cast<std::ptrdiff_t>(last)});
   }
 }
 
@@ -103,7 +108,8 @@ void print_failures(const Comparison& comparison) {
   for (const Row& row : comparison.rows) {
     for (std::size_t place = 0; place < row.cells.size(); ++place) {
       if (row.cells[place].passed()) continue;
-      fmt::print("FAIL: {} under {}: {}\n", row.name, comparison.allocators[place].name, row.cells[place].failure);
+      fmt::print("FAIL: {} under {}: {}\n", row.name, comparison.allocators[place].name,
+                 row.cells[place].failure);
     }
   }
 }
@@ -119,8 +125,11 @@ nlohmann::json describe_cell(const Cell& cell) {
     const Summary summary = cell.summary(metric);
     nlohmann::json runs = nlohmann::json::array();
     for (const Message& run : cell.runs) runs.push_back(metric.value(run));
-    described[metric.key] = {{"median", summary.median}, {"minimum", summary.minimum}, {"maximum", summary.maximum},
-                             {"spread", summary.spread()}, {"runs", runs}};
+    described[metric.key] = {{"median", summary.median},
+                             {"minimum", summary.minimum},
+                             {"maximum", summary.maximum},
+                             {"spread", summary.spread()},
+                             {"runs", runs}};
   }
   const Message& run = cell.runs.front();
   described["start_rss_kib"] = run.start_rss_kib;

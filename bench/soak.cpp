@@ -1,7 +1,7 @@
-// Each thread of a soak owns a table and works on it in phases of about two seconds. A phase has a kind, drawn at
-// random, that says which sizes it takes and how many bytes it keeps alive; at its end the thread dies and a new one
-// takes the table over, and during a phase some blocks change hands between the tables. A sampler on the main thread
-// reads the counters, which are written by one thread each.
+// Each thread of a soak owns a table and works on it in phases of about two seconds. A phase has a kind,
+// drawn at random, that says which sizes it takes and how many bytes it keeps alive; at its end the thread
+// dies and a new one takes the table over, and during a phase some blocks change hands between the tables. A
+// sampler on the main thread reads the counters, which are written by one thread each.
 #include "bench/soak.h"
 
 #include <malloc.h>
@@ -21,12 +21,12 @@
 namespace torture {
 namespace {
 
-constexpr std::size_t kSlots = 200'000;               // blocks that one thread can keep
-constexpr std::size_t kShared = 1024;                 // blocks in transit between threads
-constexpr unsigned kTransitAccount = 64;              // the account that holds their bytes; threads are 0 to 63
-constexpr std::int64_t kBudget = 48 << 20;            // live bytes of one thread at most
+constexpr std::size_t kSlots = 200'000;     // blocks that one thread can keep
+constexpr std::size_t kShared = 1024;       // blocks in transit between threads
+constexpr unsigned kTransitAccount = 64;    // the account that holds their bytes; threads are 0 to 63
+constexpr std::int64_t kBudget = 48 << 20;  // live bytes of one thread at most
 constexpr std::uint64_t kPhaseNs = 2'000'000'000;
-constexpr unsigned kClockStep = 64;                   // operations between two looks at the clock
+constexpr unsigned kClockStep = 64;  // operations between two looks at the clock
 
 enum class PhaseKind { kSteady, kSizeShift, kSawtooth, kBomb, kLarge };
 
@@ -42,7 +42,8 @@ struct alignas(64) Counters {
 };
 
 struct Shared {
-  // Touches all its pages, so that the bench's own tables are part of the RSS at the start and not of the overhead.
+  // Touches all its pages, so that the bench's own tables are part of the RSS at the start and not of the
+  // overhead.
   explicit Shared(unsigned threads) {
     for (unsigned index = 0; index < threads; ++index) {
       tables.push_back(std::make_unique<Table<Block>>(kSlots));
@@ -63,27 +64,36 @@ struct Shared {
 // Bytes that the phase wants alive after `elapsed_ns` of its time.
 std::int64_t target_bytes(const Phase& phase, std::uint64_t elapsed_ns) {
   switch (phase.kind) {
-    case PhaseKind::kSteady: return kBudget / 2;
-    case PhaseKind::kSizeShift: return kBudget;
-    case PhaseKind::kSawtooth: return elapsed_ns / 250'000'000 % 2 == 0 ? kBudget : kBudget / 16;
-    case PhaseKind::kBomb: return kBudget * 3 / 4;
-    case PhaseKind::kLarge: return kBudget;
+    case PhaseKind::kSteady:
+      return kBudget / 2;
+    case PhaseKind::kSizeShift:
+      return kBudget;
+    case PhaseKind::kSawtooth:
+      return elapsed_ns / 250'000'000 % 2 == 0 ? kBudget : kBudget / 16;
+    case PhaseKind::kBomb:
+      return kBudget * 3 / 4;
+    case PhaseKind::kLarge:
+      return kBudget;
   }
   return 0;
 }
 
 std::size_t next_size(Random& random, Phase& phase, std::uint64_t elapsed_ns) {
   switch (phase.kind) {
-    case PhaseKind::kSteady: return random.program_size();
+    case PhaseKind::kSteady:
+      return random.program_size();
     case PhaseKind::kSizeShift: {
       // Up from 32 bytes to 64 KiB in the first half of the phase, and down again in the second.
       const std::uint64_t step = elapsed_ns * 24 / kPhaseNs % 24;
       const std::size_t low = std::size_t{32} << (step < 12 ? step : 23 - step);
       return random.between(low, 2 * low);
     }
-    case PhaseKind::kSawtooth: return random.log_between(16, 8192);
-    case PhaseKind::kBomb: return phase.bomb_size + random.below(phase.bomb_size / 16 + 1);
-    case PhaseKind::kLarge: return random.log_between(32768, 4 << 20);
+    case PhaseKind::kSawtooth:
+      return random.log_between(16, 8192);
+    case PhaseKind::kBomb:
+      return phase.bomb_size + random.below(phase.bomb_size / 16 + 1);
+    case PhaseKind::kLarge:
+      return random.log_between(32768, 4 << 20);
   }
   return 16;
 }
@@ -129,7 +139,8 @@ class Churner {
   void step(Phase& phase) {
     Random& random = worker_.random;
     const std::int64_t target = target_bytes(phase, elapsed_ns_);
-    if (phase.kind == PhaseKind::kBomb && live() >= target) return perforate(phase);
+    if (phase.kind == PhaseKind::kBomb && (live() >= target || ++since_perforation_ >= kSlots))
+      return perforate(phase);
     Block& block = table_[random.below(table_.size())];
     const std::uint32_t dice = random.below(1000);
     if (block.empty()) {
@@ -157,8 +168,9 @@ class Churner {
     return worker_.allocate_aligned(alignment, std::has_single_bit(size) ? size + 8 : size);
   }
 
-  // Frees every second block of a stretch of the table and goes on with blocks that just do not fit the holes.
+  // Frees every second block of the table and goes on with blocks that just do not fit the holes.
   void perforate(Phase& phase) {
+    since_perforation_ = 0;
     bool odd = false;
     for (Block& block : table_) {
       if (block.empty()) continue;
@@ -187,6 +199,7 @@ class Churner {
   Counters& counters_;
   std::uint64_t elapsed_ns_ = 0;
   std::int64_t begin_live_ = 0;
+  std::size_t since_perforation_ = 0;
   std::int64_t passed_ = 0;  // bytes received from other threads minus bytes given to them
 };
 
@@ -220,9 +233,8 @@ void run_soak(Context& context, unsigned seconds) {
   const std::uint64_t start_rss_kib = memory_now().rss_kib;
   const std::uint64_t start_ns = monotonic_ns();
   shared->end_ns = start_ns + seconds * std::uint64_t{1'000'000'000};
-  std::thread churn([&] {
-    run_threads(context.threads, [&](unsigned index) { run_chain(*shared, context, index); });
-  });
+  std::thread churn(
+      [&] { run_threads(context.threads, [&](unsigned index) { run_chain(*shared, context, index); }); });
   for (unsigned second = 1; second <= seconds; ++second) {
     const std::uint64_t due_ns = start_ns + second * std::uint64_t{1'000'000'000};
     const std::uint64_t now_ns = monotonic_ns();
@@ -234,8 +246,8 @@ void run_soak(Context& context, unsigned seconds) {
   churn.join();
   Churner(*shared, shared->transit, kTransitAccount, context.seed).release_all(shared->transit);
   Message result = sample_now(*shared, start_ns);
-  if (result.live_bytes != 0) fail("everything was freed, yet %lld bytes count as alive",
-                                   static_cast<long long>(result.live_bytes));
+  if (result.live_bytes != 0)
+    fail("everything was freed, yet %lld bytes count as alive", static_cast<long long>(result.live_bytes));
   ::malloc_trim(0);
   result.kind = MessageKind::kResult;
   result.start_rss_kib = start_rss_kib;

@@ -13,18 +13,22 @@ namespace {
 double mebibytes(double bytes) { return bytes / (1 << 20); }
 
 void print_sample(std::FILE* file, const std::string& name, const Message& sample) {
-  fmt::print(file, "{},{:.1f},{:.1f},{:.1f},{:.1f},{:.3f},{}\n", name, static_cast<double>(sample.wall_ns) / 1e9,
-             static_cast<double>(sample.rss_kib) / 1024, static_cast<double>(sample.peak_rss_kib) / 1024,
+  fmt::print(file, "{},{:.1f},{:.1f},{:.1f},{:.1f},{:.3f},{}\n", name,
+             static_cast<double>(sample.wall_ns) / 1e9, static_cast<double>(sample.rss_kib) / 1024,
+             static_cast<double>(sample.peak_rss_kib) / 1024,
              mebibytes(static_cast<double>(sample.live_bytes)), rss_overhead(sample), sample.operations);
   std::fflush(file);
 }
 
-double median_overhead(const Soak& soak) {
-  std::vector<double> values;
-  for (const Message& sample : soak.samples) values.push_back(rss_overhead(sample));
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+// Peak RSS above the start per requested byte at the peak of the samples.
+double peak_overhead(const Soak& soak) {
+  std::int64_t live_bytes = 0;
+  for (const Message& sample : soak.samples) live_bytes = std::max(live_bytes, sample.live_bytes);
+  if (live_bytes <= 0) return 0;
+  const Message& result = soak.outcome.result;
+  const double grown_kib =
+      static_cast<double>(result.peak_rss_kib) - static_cast<double>(result.start_rss_kib);
+  return grown_kib * 1024 / static_cast<double>(live_bytes);
 }
 
 void print_summary(const Soak& soak) {
@@ -34,10 +38,12 @@ void print_summary(const Soak& soak) {
   }
   const Message& result = soak.outcome.result;
   const auto mib = [](std::uint64_t kib) { return static_cast<double>(kib) / 1024; };
-  fmt::print("{}: {} operations, all checks passed; RSS in MiB: start {:.1f}, peak {:.1f}, after all was freed {:.1f}, "
-             "after malloc_trim {:.1f}; RSS overhead, median {:.3f}\n",
-             soak.allocator.name, result.operations, mib(result.start_rss_kib), mib(result.peak_rss_kib),
-             mib(result.rss_kib), mib(result.trimmed_rss_kib), median_overhead(soak));
+  fmt::print(
+      "{}: {} operations, all checks passed; RSS in MiB: start {:.1f}, peak {:.1f}, after all was freed "
+      "{:.1f}, "
+      "after malloc_trim {:.1f}; RSS overhead, peak to peak {:.3f}\n",
+      soak.allocator.name, result.operations, mib(result.start_rss_kib), mib(result.peak_rss_kib),
+      mib(result.rss_kib), mib(result.trimmed_rss_kib), peak_overhead(soak));
 }
 
 }  // namespace
@@ -64,12 +70,13 @@ std::vector<Soak> run_soaks(const Options& options) {
   std::FILE* const csv = opened ? opened.get() : stdout;
   fmt::print(csv, "allocator,second,rss_mib,peak_rss_mib,live_mib,rss_overhead,operations\n");
   for (Soak& soak : soaks) {
-    const ChildTask task{kSoakTask,       soak.allocator.library, "", options.seed, 1.0, options.threads,
-                         options.soak_s};
-    soak.outcome = run_task(task, soak.allocator, options.soak_s + options.timeout_s, [&](const Message& sample) {
-      soak.samples.push_back(sample);
-      print_sample(csv, soak.allocator.name, sample);
-    });
+    const ChildTask task{kSoakTask,       soak.allocator.library, "", options.seed, 1.0,
+                         options.threads, options.soak_s};
+    soak.outcome =
+        run_task(task, soak.allocator, options.soak_s + options.timeout_s, [&](const Message& sample) {
+          soak.samples.push_back(sample);
+          print_sample(csv, soak.allocator.name, sample);
+        });
   }
   for (const Soak& soak : soaks) print_summary(soak);
   return soaks;
@@ -94,11 +101,9 @@ nlohmann::json describe_soaks(const std::vector<Soak>& soaks) {
     if (!soak.outcome.passed) entry["failure"] = soak.outcome.reason;
     if (soak.outcome.passed) {
       const Message& result = soak.outcome.result;
-      entry["result"] = {{"operations", result.operations},
-                         {"start_rss_kib", result.start_rss_kib},
-                         {"peak_rss_kib", result.peak_rss_kib},
-                         {"retained_rss_kib", result.rss_kib},
-                         {"trimmed_rss_kib", result.trimmed_rss_kib}};
+      entry["result"] = {{"operations", result.operations},     {"start_rss_kib", result.start_rss_kib},
+                         {"peak_rss_kib", result.peak_rss_kib}, {"peak_rss_overhead", peak_overhead(soak)},
+                         {"retained_rss_kib", result.rss_kib},  {"trimmed_rss_kib", result.trimmed_rss_kib}};
     }
     described.push_back(entry);
   }

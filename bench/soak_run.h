@@ -20,8 +20,9 @@ struct Soak {
 // RSS above the start of the workload per live requested byte; 0 while nothing is alive.
 [[nodiscard]] double rss_overhead(const Message& sample);
 
-// Prints the samples as CSV while they arrive, to options.csv_file or to the screen, and a summary at the end. Throws
-// std::invalid_argument for allocators that do not exist, std::runtime_error when the file cannot be written.
+// Prints the samples as CSV while they arrive, to options.csv_file or to the screen, and a summary at the
+// end. Throws std::invalid_argument for allocators that do not exist, std::runtime_error when the file cannot
+// be written.
 [[nodiscard]] std::vector<Soak> run_soaks(const Options& options);
 
 [[nodiscard]] nlohmann::json describe_soaks(const std::vector<Soak>& soaks);

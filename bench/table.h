@@ -1,5 +1,5 @@
-// Memory of the bench itself, taken from the kernel: the tables that remember the blocks must neither load the
-// allocator under test nor be at its mercy when it hands the same bytes out twice. One owner, not copied.
+// Memory of the bench itself, taken from the kernel: the tables that remember the blocks must neither load
+// the allocator under test nor be at its mercy when it hands the same bytes out twice. One owner, not copied.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
-// The torture bench: compares memory allocators that are loaded with LD_PRELOAD. The program starts itself once for each
-// run, so every run has a fresh process, and checks the contents of every block. Exit status: 0, all passed; 1, a check
-// failed, a run crashed or a gate was not kept; 2, the command line or the surroundings are wrong.
+// The torture bench: compares memory allocators that are loaded with LD_PRELOAD. The program starts itself
+// once for each run, so every run has a fresh process, and checks the contents of every block. Exit status:
+// 0, all passed; 1, a check failed, a run crashed or a gate was not kept; 2, the command line or the
+// surroundings are wrong.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -21,10 +22,12 @@ namespace {
 
 void print_list(const Options& options) {
   fmt::print("workloads:\n");
-  for (const Workload& workload : all_workloads()) fmt::print("  {:<18} {}\n", workload.name, workload.summary);
+  for (const Workload& workload : all_workloads())
+    fmt::print("  {:<18} {}\n", workload.name, workload.summary);
   fmt::print("allocators:\n");
   for (const Allocator& allocator : find_allocators(options.allocators, options.glebe_library)) {
-    fmt::print("  {:<18} {}\n", allocator.name, allocator.present() ? allocator.library : "absent: " + allocator.missing);
+    fmt::print("  {:<18} {}\n", allocator.name,
+               allocator.present() ? allocator.library : "absent: " + allocator.missing);
   }
 }
 

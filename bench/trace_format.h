@@ -5,12 +5,14 @@
 //   varint    thread number, only with kThreadChanged; else the thread of the event before
 //   fields    kAllocate, kZeroed: size, address · kFree: address · kResize: size, old address, new address ·
 //             kAligned: binary logarithm of the alignment, size, address
-// A size is a varint (7 bits a byte, low first, top bit: more follow). An address is the signed difference to the last
-// address of the trace divided by 16, as zigzag varint. Ends where the program ended, possibly inside an event.
+// A size is a varint (7 bits a byte, low first, top bit: more follow). An address is the signed difference to
+// the last address of the trace divided by 16, as zigzag varint. Ends where the program ended, possibly
+// inside an event.
 //
-// Prepared: what the bench makes of it and its workload reads in a stream. A PreparedHeader, then PreparedOps. Addresses
-// have become slots, and each operation knows how many operations on its slot come before it, so that several threads
-// can replay a trace and wait only for what they depend on. Everything is freed at the end. Temporary, native layout.
+// Prepared: what the bench makes of it and its workload reads in a stream. A PreparedHeader, then
+// PreparedOps. Addresses have become slots, and each operation knows how many operations on its slot come
+// before it, so that several threads can replay a trace and wait only for what they depend on. Everything is
+// freed at the end. Temporary, native layout.
 #pragma once
 
 #include <cstdint>
@@ -38,11 +40,11 @@ struct PreparedHeader {
 
 struct PreparedOp {
   std::uint32_t slot;
-  std::uint32_t turn;                   // operations on this slot before this one
-  std::uint32_t size;                   // bytes; at least 1 unless kFree
+  std::uint32_t turn;  // operations on this slot before this one
+  std::uint32_t size;  // bytes; at least 1 unless kFree
   std::uint16_t thread;
   TraceKind kind;
-  std::uint8_t alignment_log2;          // only kAligned
+  std::uint8_t alignment_log2;  // only kAligned
 };
 static_assert(sizeof(PreparedOp) == 16);
 

@@ -1,8 +1,8 @@
-// A library for LD_PRELOAD that writes every allocator call of a program to the file named by TORTURE_TRACE, in the
-// recorded form of trace_format.h. Works on glibc, whose allocator it calls by its second names, so that nothing has to
-// be looked up while the program starts. One mutex guards the writer; it is held across realloc, because between the
-// call and its record another thread could get and record the old address. Only the first process that opens the file
-// records: it must not exist, so children of the program run without.
+// A library for LD_PRELOAD that writes every allocator call of a program to the file named by TORTURE_TRACE,
+// in the recorded form of trace_format.h. Works on glibc, whose allocator it calls by its second names, so
+// that nothing has to be looked up while the program starts. One mutex guards the writer; it is held across
+// realloc, because between the call and its record another thread could get and record the old address. Only
+// the first process that opens the file records: it must not exist, so children of the program run without.
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -66,7 +66,8 @@ class Writer {
     if (own_number_ == 0) own_number_ = ++threads_;
     const bool changed = own_number_ != current_thread_;
     current_thread_ = own_number_;
-    buffer_[used_++] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(kind) | (changed ? kThreadChanged : 0));
+    buffer_[used_++] =
+        static_cast<std::uint8_t>(static_cast<std::uint8_t>(kind) | (changed ? kThreadChanged : 0));
     if (changed) put(own_number_ - 1);
   }
 

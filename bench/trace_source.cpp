@@ -23,12 +23,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kSizeMax = std::uint64_t{1} << 30;   // a larger block is replayed as this many bytes
+constexpr std::uint64_t kSizeMax = std::uint64_t{1} << 30;  // a larger block is replayed as this many bytes
 
 // Takes a recorded trace apart. The last event may be cut off; then end() becomes true before it.
 class Decoder {
  public:
-  explicit Decoder(std::vector<std::uint8_t> bytes) : bytes_(std::move(bytes)), place_(sizeof kRecordedMagic - 1) {}
+  explicit Decoder(std::vector<std::uint8_t> bytes)
+      : bytes_(std::move(bytes)), place_(sizeof kRecordedMagic - 1) {}
 
   struct Event {
     TraceKind kind;
@@ -83,15 +84,16 @@ class Decoder {
   bool cut_off_ = false;
 };
 
-// Turns events into operations on slots. A slot is used again after its block was freed, so that the tables of the
-// replay are as large as the live set and no larger.
+// Turns events into operations on slots. A slot is used again after its block was freed, so that the tables
+// of the replay are as large as the live set and no larger.
 class Preparer {
  public:
   void take(const Decoder::Event& event) {
     threads_ = std::max<std::uint32_t>(threads_, event.thread + 1u);
     if (event.kind == TraceKind::kFree) return release(event.address, event.thread);
     if (event.kind == TraceKind::kResize && event.old_address != 0) return resize(event);
-    // A free that was not recorded (before main, inside the loader) shows when its address is given out again.
+    // A free that was not recorded (before main, inside the loader) shows when its address is given out
+    // again.
     release(event.address, event.thread);
     const std::uint32_t slot = fresh_slot();
     live_[event.address] = slot;
@@ -103,7 +105,8 @@ class Preparer {
     std::vector<std::uint32_t> left;
     for (const auto& [address, slot] : live_) left.push_back(slot);
     std::sort(left.begin(), left.end());
-    for (const std::uint32_t slot : left) append(slot, Decoder::Event{TraceKind::kFree, 0, 0, 0, 0, 0}, TraceKind::kFree);
+    for (const std::uint32_t slot : left)
+      append(slot, Decoder::Event{TraceKind::kFree, 0, 0, 0, 0, 0}, TraceKind::kFree);
   }
 
   [[nodiscard]] const std::vector<PreparedOp>& operations() const { return operations_; }
@@ -149,8 +152,8 @@ class Preparer {
   void append(std::uint32_t slot, const Decoder::Event& event, TraceKind kind) {
     // The blocks of the replay carry a mark, so one of 0 bytes becomes one of 1 byte.
     const std::uint64_t size = std::clamp<std::uint64_t>(event.size, 1, kSizeMax);
-    operations_.push_back(PreparedOp{slot, turns_[slot]++, static_cast<std::uint32_t>(size), event.thread, kind,
-                                     event.alignment_log2});
+    operations_.push_back(PreparedOp{slot, turns_[slot]++, static_cast<std::uint32_t>(size), event.thread,
+                                     kind, event.alignment_log2});
   }
 
   std::unordered_map<std::int64_t, std::uint32_t> live_;
@@ -174,13 +177,14 @@ std::vector<std::uint8_t> read_recorded(const std::string& path) {
 void write_all(int file, const void* data, std::size_t bytes) {
   for (std::size_t sent = 0; sent < bytes;) {
     const ssize_t count = ::write(file, static_cast<const char*>(data) + sent, bytes - sent);
-    if (count <= 0) throw std::runtime_error(std::string("a prepared trace cannot be stored: ") + ::strerror(errno));
+    if (count <= 0)
+      throw std::runtime_error(std::string("a prepared trace cannot be stored: ") + ::strerror(errno));
     sent += static_cast<std::size_t>(count);
   }
 }
 
-// The first executable of this name in PATH. Scripts are passed over: many systems put a shell script in front of an
-// interpreter, and the trace would be that of the shell.
+// The first executable of this name in PATH. Scripts are passed over: many systems put a shell script in
+// front of an interpreter, and the trace would be that of the shell.
 std::string find_program(const std::string& name) {
   if (name.find('/') != std::string::npos) return name;
   const char* path = ::getenv("PATH");
@@ -203,7 +207,8 @@ struct KnownProgram {
   std::vector<std::string> environment;
 };
 
-// Two threads, so that blocks are freed by the other one; a fixed hash seed, so that each recording is the same work.
+// Two threads, so that blocks are freed by the other one; a fixed hash seed, so that each recording is the
+// same work.
 constexpr char kPythonText[] = R"(
 import json, re, threading
 class Item:
@@ -281,7 +286,8 @@ std::unique_ptr<PreparedTrace> prepare_trace(const std::string& recorded_file) {
   const PreparedHeader header = preparer.header();
   if (header.operations == 0) throw std::runtime_error(recorded_file + " holds no calls");
   const int file = ::memfd_create("torture-trace", MFD_CLOEXEC);
-  if (file < 0) throw std::runtime_error(std::string("a prepared trace cannot be stored: ") + ::strerror(errno));
+  if (file < 0)
+    throw std::runtime_error(std::string("a prepared trace cannot be stored: ") + ::strerror(errno));
   auto trace = std::make_unique<PreparedTrace>(file);
   write_all(file, &header, sizeof header);
   write_all(file, preparer.operations().data(), preparer.operations().size() * sizeof(PreparedOp));
@@ -291,7 +297,8 @@ std::unique_ptr<PreparedTrace> prepare_trace(const std::string& recorded_file) {
 void record_trace(const std::string& file, const std::vector<std::string>& program,
                   const std::vector<std::string>& environment, bool quiet) {
   const std::string recorder = find_recorder();
-  if (recorder.empty()) throw std::runtime_error("libtrace_record.so is neither next to torture nor in its build");
+  if (recorder.empty())
+    throw std::runtime_error("libtrace_record.so is neither next to torture nor in its build");
   if (fs::exists(file)) throw std::runtime_error("the file " + file + " exists already");
   Program task{program, environment, quiet};
   task.arguments[0] = find_program(program[0]);

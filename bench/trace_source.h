@@ -1,4 +1,5 @@
-// Where the traces come from: programs recorded at run time and files recorded earlier, prepared for the replay.
+// Where the traces come from: programs recorded at run time and files recorded earlier, prepared for the
+// replay.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,8 @@ class PreparedTrace {
 void record_trace(const std::string& file, const std::vector<std::string>& program,
                   const std::vector<std::string>& environment, bool quiet);
 
-// Records the program of this name from the list of the workloads and prepares its trace. Throws as above, also when
-// the program is not installed.
+// Records the program of this name from the list of the workloads and prepares its trace. Throws as above,
+// also when the program is not installed.
 [[nodiscard]] std::unique_ptr<PreparedTrace> record_known_program(const std::string& name);
 
 }  // namespace torture

@@ -1,5 +1,6 @@
-// The workloads: what a child process can be asked to run. Each is a fixed amount of work that depends only on seed,
-// scale and thread count, frees everything it took, and ends the process through fail() when a check fails.
+// The workloads: what a child process can be asked to run. Each is a fixed amount of work that depends only
+// on seed, scale and thread count, frees everything it took, and ends the process through fail() when a check
+// fails.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +14,10 @@ namespace torture {
 
 struct Context {
   std::uint64_t seed;
-  double scale;                         // 1 is about one second on a current machine
+  double scale;  // 1 is about one second on a current machine
   unsigned threads;
-  const char* trace;                    // path of a prepared trace; only for workloads that replay
-  std::int64_t peak_live_bytes = 0;     // set by workloads of one thread, else 0
+  const char* trace;                 // path of a prepared trace; only for workloads that replay
+  std::int64_t peak_live_bytes = 0;  // set by workloads of one thread, else 0
 
   [[nodiscard]] std::size_t scaled(std::size_t count) const noexcept {
     const double product = static_cast<double>(count) * scale;
@@ -28,7 +29,7 @@ struct Workload {
   const char* name;
   const char* summary;
   void (*run)(Context&);
-  const char* trace;                    // the program whose trace is replayed, kTraceFromFile, or null
+  const char* trace;  // the program whose trace is replayed, kTraceFromFile, or null
 };
 
 inline constexpr char kTraceFromFile[] = "";  // one row for each file that the user names

@@ -1,5 +1,5 @@
-// Blocks taken and freed by the same thread in different orders: the paths that a program takes most often. Freeing in
-// the order of allocation flatters caches that are stacks, hence the other orders.
+// Blocks taken and freed by the same thread in different orders: the paths that a program takes most often.
+// Freeing in the order of allocation flatters caches that are stacks, hence the other orders.
 #include "bench/table.h"
 #include "bench/workloads.h"
 
@@ -47,7 +47,8 @@ void order_lifo(Context& context) {
   Worker worker(context.seed, 0);
   Table<Block> stack(100);
   for (std::size_t round = context.scaled(1'350'000); round != 0; --round) {
-    for (std::size_t index = 0; index < stack.size(); ++index) stack[index] = worker.allocate(stepped_size(index));
+    for (std::size_t index = 0; index < stack.size(); ++index)
+      stack[index] = worker.allocate(stepped_size(index));
     for (std::size_t index = stack.size(); index-- != 0;) worker.release(stack[index]);
   }
   context.peak_live_bytes = worker.peak_live_bytes();

@@ -1,5 +1,5 @@
-// Blocks that are freed by another thread than the one that took them, and threads that are born and die while their
-// blocks live on.
+// Blocks that are freed by another thread than the one that took them, and threads that are born and die
+// while their blocks live on.
 #include <algorithm>
 #include <condition_variable>
 #include <memory>
@@ -17,7 +17,8 @@ struct Batch {
   Block blocks[100];
 };
 
-// A bounded queue of batches. Its memory is the bench's own: only the blocks come from the allocator under test.
+// A bounded queue of batches. Its memory is the bench's own: only the blocks come from the allocator under
+// test.
 class Channel {
  public:
   explicit Channel(unsigned producers) : ring_(64), producers_(producers) {}
@@ -87,7 +88,8 @@ void pass(const Context& context, unsigned producers, unsigned consumers, std::s
   });
 }
 
-// Slots through which threads swap blocks; a few locks guard them all, so that the locks are rarely contended.
+// Slots through which threads swap blocks; a few locks guard them all, so that the locks are rarely
+// contended.
 class SharedSlots {
  public:
   SharedSlots() : slots_(4096) {}
@@ -151,11 +153,13 @@ void exchange(Context& context) {
   slots->drain(worker);
 }
 
-// Each of `threads` tables is worked on by one thread at a time. A thread ends after its share and a new one, born
-// while the others run, goes on with the table: blocks outlive the thread that took them, as in a server.
+// Each of `threads` tables is worked on by one thread at a time. A thread ends after its share and a new one,
+// born while the others run, goes on with the table: blocks outlive the thread that took them, as in a
+// server.
 void server_churn(Context& context) {
   constexpr std::size_t kGenerations = 50;
-  const std::size_t share = std::max<std::size_t>(context.scaled(80'000'000) / context.threads / kGenerations, 1);
+  const std::size_t share =
+      std::max<std::size_t>(context.scaled(80'000'000) / context.threads / kGenerations, 1);
   run_threads(context.threads, [&](unsigned index) {
     Table<Block> table(2000);
     for (std::size_t generation = 0; generation < kGenerations; ++generation) {

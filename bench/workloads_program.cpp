@@ -1,5 +1,5 @@
-// C++ programs in small: standard containers, strings, trees and long numbers, through operator new and malloc. Their
-// blocks carry data instead of marks; the data is compared with what it must be.
+// C++ programs in small: standard containers, strings, trees and long numbers, through operator new and
+// malloc. Their blocks carry data instead of marks; the data is compared with what it must be.
 #include <cstring>
 #include <deque>
 #include <map>
@@ -106,7 +106,8 @@ struct Number {
 
 // number * factor + addend in a new block; the old one is freed.
 Number multiply_add(Number number, std::uint32_t factor, std::uint32_t addend) {
-  Number result{static_cast<std::uint32_t*>(std::malloc((number.count + 1) * sizeof(std::uint32_t))), number.count};
+  Number result{static_cast<std::uint32_t*>(std::malloc((number.count + 1) * sizeof(std::uint32_t))),
+                number.count};
   if (result.words == nullptr) fail("malloc of %zu words returned null", number.count + 1);
   escape(result.words);
   std::uint64_t carry = addend;
@@ -177,7 +178,8 @@ void trees(Context& context) {
   Node* kept = build_tree(kKeptDepth, 1);
   for (std::size_t round = context.scaled(20'000); round != 0; --round) {
     const unsigned depth = 8 + static_cast<unsigned>(round % 6);
-    if (drop_tree(build_tree(depth, round), round) != (std::size_t{2} << depth) - 1) fail("a tree lost nodes");
+    if (drop_tree(build_tree(depth, round), round) != (std::size_t{2} << depth) - 1)
+      fail("a tree lost nodes");
   }
   if (drop_tree(kept, 1) != (std::size_t{2} << kKeptDepth) - 1) fail("the tree that was kept lost nodes");
 }

@@ -1,6 +1,7 @@
-// Replays a prepared trace (trace_format.h). Each worker reads the whole file through a small buffer, so that the trace
-// does not count as memory of the process, and executes the operations of its threads. An operation waits until the
-// earlier ones on its slot are done; the first unexecuted operation of the trace never waits, so the replay moves on.
+// Replays a prepared trace (trace_format.h). Each worker reads the whole file through a small buffer, so that
+// the trace does not count as memory of the process, and executes the operations of its threads. An operation
+// waits until the earlier ones on its slot are done; the first unexecuted operation of the trace never waits,
+// so the replay moves on.
 #include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
@@ -38,7 +39,8 @@ class Reader {
   const PreparedOp* next() {
     if (place_ == filled_) {
       const ssize_t bytes = ::read(file_, &buffer_[0], buffer_.size() * sizeof(PreparedOp));
-      if (bytes < 0 || bytes % static_cast<ssize_t>(sizeof(PreparedOp)) != 0) fail("the prepared trace is damaged");
+      if (bytes < 0 || bytes % static_cast<ssize_t>(sizeof(PreparedOp)) != 0)
+        fail("the prepared trace is damaged");
       place_ = 0;
       filled_ = static_cast<std::size_t>(bytes) / sizeof(PreparedOp);
       if (filled_ == 0) return nullptr;
@@ -56,11 +58,21 @@ class Reader {
 
 void execute(Worker& worker, const PreparedOp& op, Block& block) {
   switch (op.kind) {
-    case TraceKind::kAllocate: block = worker.allocate(op.size); return;
-    case TraceKind::kZeroed: block = worker.allocate_zeroed(op.size); return;
-    case TraceKind::kFree: worker.release(block); return;
-    case TraceKind::kResize: worker.resize(block, op.size); return;
-    case TraceKind::kAligned: block = worker.allocate_aligned(std::size_t{1} << op.alignment_log2, op.size); return;
+    case TraceKind::kAllocate:
+      block = worker.allocate(op.size);
+      return;
+    case TraceKind::kZeroed:
+      block = worker.allocate_zeroed(op.size);
+      return;
+    case TraceKind::kFree:
+      worker.release(block);
+      return;
+    case TraceKind::kResize:
+      worker.resize(block, op.size);
+      return;
+    case TraceKind::kAligned:
+      block = worker.allocate_aligned(std::size_t{1} << op.alignment_log2, op.size);
+      return;
   }
   fail("the prepared trace holds an unknown operation");
 }
@@ -71,8 +83,8 @@ void replay_share(const Context& context, Table<Slot>& slots, unsigned index, un
   while (const PreparedOp* op = reader.next()) {
     if (op->thread % workers != index) continue;
     Slot& slot = slots[op->slot];
-    // Pairs with the release below: the block was written by the thread of the operation before. The wait ends because
-    // that thread is ahead in the trace; should it have failed, the process is gone.
+    // Pairs with the release below: the block was written by the thread of the operation before. The wait
+    // ends because that thread is ahead in the trace; should it have failed, the process is gone.
     while (slot.turn.load(std::memory_order_acquire) != op->turn) ::sched_yield();
     execute(worker, *op, slot.block);
     slot.turn.store(op->turn + 1, std::memory_order_release);

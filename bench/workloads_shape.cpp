@@ -1,5 +1,6 @@
-// Populations of blocks whose sizes or number change over time. An allocator that cannot use the room of freed blocks
-// for other sizes, or cannot give it back, shows it here in peak memory; one that gives back too eagerly, in time.
+// Populations of blocks whose sizes or number change over time. An allocator that cannot use the room of
+// freed blocks for other sizes, or cannot give it back, shows it here in peak memory; one that gives back too
+// eagerly, in time.
 #include "bench/table.h"
 #include "bench/workloads.h"
 

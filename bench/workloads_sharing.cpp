@@ -1,5 +1,6 @@
-// False sharing made by the allocator: small blocks of different threads in one cache line. Blocks are written many
-// times and the number of writes is compared at the end, so that a block of two owners is found as well.
+// False sharing made by the allocator: small blocks of different threads in one cache line. Blocks are
+// written many times and the number of writes is compared at the end, so that a block of two owners is found
+// as well.
 #include <mutex>
 
 #include "bench/protocol.h"
@@ -9,8 +10,8 @@
 namespace torture {
 namespace {
 
-constexpr std::size_t kSmall = 8;           // several of these fit a cache line
-constexpr std::size_t kWrites = 2000;       // writes to a block before it is replaced
+constexpr std::size_t kSmall = 8;      // several of these fit a cache line
+constexpr std::size_t kWrites = 2000;  // writes to a block before it is replaced
 
 // Takes the content of the block as a counter, writes it kWrites times, and puts the mark back.
 void write_many(Block& block) {

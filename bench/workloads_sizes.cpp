@@ -37,7 +37,8 @@ void replace_aligned(Context& context, std::size_t steps, Shape (*draw)(Random&)
 
 }  // namespace
 
-// 64 buffers side by side, each grows by half until it reaches its own limit; some are cut to size before they go.
+// 64 buffers side by side, each grows by half until it reaches its own limit; some are cut to size before
+// they go.
 void realloc_growth(Context& context) {
   struct Buffer {
     Block block;
@@ -69,8 +70,8 @@ void aligned(Context& context) {
   replace_aligned(context, context.scaled(5'000'000), [](Random& random) {
     if (random.below(20'000) == 0) return Shape{2 * kMiB, random.log_between(16, 2048)};
     const std::size_t alignment = random.chance(95) ? random_power(random, 16, 512) : 65536;
-    // A power of two is left to aligned_exact(): packaged versions of mimalloc misplace such blocks (its issue 700), and
-    // this row is to compare speeds.
+    // A power of two is left to aligned_exact(): packaged versions of mimalloc misplace such blocks (its
+    // issue 700), and this row is to compare speeds.
     const std::size_t size = random.log_between(16, 2048);
     return Shape{alignment, std::has_single_bit(size) ? size + 8 : size};
   });
@@ -117,7 +118,8 @@ void large_blocks(Context& context) {
   Table<Block> table(64);
   for (std::size_t step = context.scaled(1000); step != 0; --step) {
     // The smaller of two draws: most are a few hundred KiB, some reach 64 MiB.
-    const std::size_t size = std::min(random.log_between(65536, 64 * kMiB), random.log_between(65536, 64 * kMiB));
+    const std::size_t size =
+        std::min(random.log_between(65536, 64 * kMiB), random.log_between(65536, 64 * kMiB));
     std::size_t place = random.below(table.size());
     if (!table[place].empty()) worker.release(table[place]);
     Block fresh = worker.allocate(size);

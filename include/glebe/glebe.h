@@ -95,8 +95,8 @@ typedef struct glebe_block {
 } glebe_block;
 
 // Calls visit(context, block) for every live block of every heap, after emptying the calling thread's caches.
-// Free blocks in the caches of other threads are visited as well: exact when no other thread has used the heap.
-// The visitor must not allocate or free.
+// Free blocks in the caches of other threads are visited as well: exact when no other thread has used the
+// heap. The visitor must not allocate or free.
 GLEBE_API void glebe_heap_walk(void (*visit)(void* context, const glebe_block* block), void* context);
 
 // 1 when all structures are consistent and all counters equal a recount, else 0. For tests: no other thread

@@ -36,7 +36,9 @@ class Heap {
   Heap& operator=(const Heap&) = delete;
 
   // nullptr when there is no memory. The alignment is a power of two.
-  [[nodiscard]] void* try_allocate(std::size_t size_bytes) noexcept { return glebe_heap_malloc(handle_, size_bytes); }
+  [[nodiscard]] void* try_allocate(std::size_t size_bytes) noexcept {
+    return glebe_heap_malloc(handle_, size_bytes);
+  }
   [[nodiscard]] void* try_allocate(std::size_t size_bytes, std::size_t align_bytes) noexcept {
     return glebe_heap_aligned_alloc(handle_, align_bytes, size_bytes);
   }
@@ -77,6 +79,7 @@ class Arena {
 
   // The alignment is a power of two.
   [[nodiscard]] void* allocate(std::size_t size_bytes, std::size_t align_bytes = alignof(std::max_align_t)) {
+    if (size_bytes == 0) size_bytes = 1;  // blocks have different addresses
     const std::size_t gap = (0 - at_) & (align_bytes - 1);
     if (gap > end_ - at_ || size_bytes > end_ - at_ - gap) return allocate_slow(size_bytes, align_bytes);
     auto* block = reinterpret_cast<void*>(at_ + gap);
@@ -116,7 +119,7 @@ class Arena {
     at_ = reinterpret_cast<std::uintptr_t>(step);
     end_ = at_ + next_step_bytes_;
     if (next_step_bytes_ < kLastStepBytes) next_step_bytes_ *= 2;
-    return allocate(size_bytes, align_bytes);  // fits: at most a quarter for the gap and a quarter for the block
+    return allocate(size_bytes, align_bytes);  // fits: gap and block take at most a quarter each
   }
 
   void swap(Arena& other) noexcept {
@@ -169,8 +172,9 @@ class Allocator {
 
   [[nodiscard]] T* allocate(std::size_t count) {
     if (count > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw std::bad_array_new_length();
-    void* block = alignof(T) <= alignof(std::max_align_t) ? glebe_malloc(count * sizeof(T))
-                                                          : glebe_aligned_alloc(alignof(T), count * sizeof(T));
+    const std::size_t size_bytes = count * sizeof(T);
+    constexpr bool kIsPlain = alignof(T) <= alignof(std::max_align_t);
+    void* block = kIsPlain ? glebe_malloc(size_bytes) : glebe_aligned_alloc(alignof(T), size_bytes);
     if (block == nullptr) throw std::bad_alloc();
     return static_cast<T*>(block);
   }
@@ -191,7 +195,7 @@ class HeapAllocator {
   using propagate_on_container_swap = std::true_type;
   using is_always_equal = std::false_type;
 
-  HeapAllocator(Heap& heap) noexcept : heap_(heap.handle()) {}  // implicit: std::vector<T, HeapAllocator<T>> v(heap)
+  HeapAllocator(Heap& heap) noexcept : heap_(heap.handle()) {}  // implicit: a container takes the heap itself
   template <typename U>
   HeapAllocator(const HeapAllocator<U>& other) noexcept : heap_(other.handle()) {}
 

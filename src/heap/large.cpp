@@ -84,6 +84,12 @@ LargeRecord* take_idle(std::size_t size_bytes, std::size_t align_bytes) noexcept
   return nullptr;
 }
 
+// The clock of the caller may be older than that of the thread that freed the block.
+bool is_due(const LargeRecord& record, std::uint64_t now_ms, std::uint32_t delay_ms) noexcept {
+  const auto age_ms = static_cast<std::int32_t>(short_clock(now_ms) - record.freed_at_ms);
+  return delay_ms == 0 || (age_ms > 0 && static_cast<std::uint32_t>(age_ms) >= delay_ms);
+}
+
 bool idle_is_over_limit() noexcept {
   const std::size_t share = large.stats.live_bytes / kIdleShareOfLive;
   const std::size_t limit = share < kIdleBytesMin ? kIdleBytesMin : share;
@@ -104,22 +110,27 @@ std::size_t close(LargeRecord& record) noexcept {
     is_gone = os::decommit(record.base, committed);
     is_purged = is_gone || os::purge(record.base, committed);
   }
-  os::Lock hold(large.lock);
-  if (is_purged) {
-    record.touched_bytes = 0;
-    vm::ledger.purged_bytes_total.fetch_add(touched, std::memory_order_relaxed);
+  LargeTable::Addresses released;
+  {
+    os::Lock hold(large.lock);
+    if (is_purged) record.touched_bytes = 0;
+    if (is_gone) {
+      record.committed_bytes = 0;
+      released = large.table.remove(record);
+    } else {
+      // The system refused. The block is kept, good for use after another commit, and closed again when due.
+      record.flags |= LargeRecord::kRecommit;
+      if (!large.table.is_frozen()) idle_push(record, os::clock_coarse_ms());
+    }
   }
-  if (is_gone) {
-    vm::ledger_decommit(committed);
-    record.committed_bytes = 0;
-    large.table.remove(record);
-  } else {
-    // The system refused. The block is kept, ready for use after another commit, and closed again when it is
-    // due.
-    record.flags |= LargeRecord::kRecommit;
-    if (!large.table.is_frozen()) idle_push(record, os::clock_coarse_ms());
+  if (released.base != nullptr) {
+    os::release(released.base, released.size_bytes);
+    vm::ledger.reserved_bytes.fetch_sub(released.size_bytes, std::memory_order_relaxed);
   }
-  return is_purged ? touched : 0;
+  if (is_gone) vm::ledger_decommit(committed);
+  if (!is_purged) return 0;
+  vm::ledger.purged_bytes_total.fetch_add(touched, std::memory_order_relaxed);
+  return touched;
 }
 
 std::size_t close_all(List<LargeRecord>& records) noexcept {
@@ -177,44 +188,70 @@ LargeRecord* open_block(std::size_t size_bytes, std::size_t align_bytes) noexcep
     cut_tail(*record, size_bytes);
     return record;
   }
-  record->state = LargeState::closing;
+  {
+    os::Lock hold(large.lock);
+    record->state = LargeState::closing;
+  }
   close(*record);
   return nullptr;
 }
 
 // --- moving ---
 
-// Moves or, where the system refuses, copies one piece. False: no memory for the copy; the piece is where it
-// was.
-bool move_piece(std::byte* from, std::byte* to, std::size_t size_bytes) noexcept {
-  if (os::move_pages(from, to, size_bytes)) return true;
-  if (!os::commit(to, size_bytes)) return false;
-  std::memcpy(to, from, size_bytes);
-  // Where this fails the source stays committed until its slot is given back; nothing reads it.
-  static_cast<void>(os::decommit(from, size_bytes));
+// Moves all that is committed of one block to the start of another, of which nothing is committed there. The
+// kernel moves one mapping at a time, and pages that were moved before do not join the mapping of the pages
+// behind them. As a block is committed to the end of its slot before it moves, those borders are powers of
+// two. Hence: all at once, or else piece by piece between powers of two, copying what cannot be moved.
+bool move_contents(LargeRecord& from, LargeRecord& to) noexcept {
+  const std::size_t size_bytes = from.committed_bytes;
+  bool is_left_behind = false;
+  if (!os::move_pages(from.base, to.base, size_bytes)) {
+    // Only worth it where there are several mappings. With the destination committed no piece can fail.
+    if (!from.is(LargeRecord::kMoved) || !os::commit(to.base, size_bytes)) return false;
+    std::size_t end = kPieceBytesMin;
+    for (std::size_t done = 0; done < size_bytes; end *= 2) {
+      const std::size_t piece = (end < size_bytes ? end : size_bytes) - done;
+      if (!os::move_pages(from.base + done, to.base + done, piece)) {
+        std::memcpy(to.base + done, from.base + done, piece);
+        is_left_behind = !os::decommit(from.base + done, piece) || is_left_behind;
+      }
+      done += piece;
+    }
+  }
+  // The memory went along, and with it its place in the ledger, unless the system would not take it back.
+  if (to.committed_bytes < size_bytes) to.committed_bytes = size_bytes;
+  to.flags |= LargeRecord::kMoved;
+  from.committed_bytes = 0;
+  if (is_left_behind) {
+    from.committed_bytes = size_bytes;
+    from.touched_bytes = size_bytes;
+    from.flags |= LargeRecord::kRecommit;
+    vm::ledger_commit(size_bytes);
+  }
   return true;
 }
 
-// Moves [0, size_bytes) of one block to another. The kernel moves one mapping at a time, and pages that were
-// moved before do not join the mapping of the pages behind them. As a block is committed to the end of its
-// slot before it moves, those borders are powers of two. Hence: all at once, or else piece by piece between
-// powers of two.
-bool move_contents(LargeRecord& from, LargeRecord& to, std::size_t size_bytes) noexcept {
-  if (os::move_pages(from.base, to.base, size_bytes)) return true;
-  if (!from.is(LargeRecord::kMoved)) return false;
-  std::size_t done = 0;
-  std::size_t end = kPieceBytesMin < size_bytes ? kPieceBytesMin : size_bytes;
-  while (done < size_bytes && move_piece(from.base + done, to.base + done, end - done)) {
-    done = end;
-    end = end > size_bytes / 2 ? size_bytes : 2 * end;
+// Moves a block to a longer place and commits the rest of it up to `size_bytes`. False: it is where it was.
+bool move_and_grow(LargeRecord& from, LargeRecord& to, std::size_t size_bytes) noexcept {
+  // A block whose committed part may trap cannot be moved, one that is shorter than its slot only worse.
+  if (!commit_to(from, from.capacity_bytes) && from.is(LargeRecord::kRecommit)) return false;
+  const std::size_t moved = from.committed_bytes;
+  const std::size_t rest = size_bytes - moved;
+  // The rest first: if there is no memory for it, nothing has happened yet.
+  if (!os::commit(to.base + moved, rest)) return false;
+  vm::ledger_commit(rest);
+  to.committed_bytes = size_bytes;
+  if (move_contents(from, to)) {
+    advise(to, moved);
+    return true;
   }
-  if (done == size_bytes) return true;
-  // Put back what was moved, by the same borders. The memory for it was just taken from the same place.
-  for (std::size_t back = 0; back < done;) {
-    const std::size_t piece_end = back == 0 ? kPieceBytesMin : 2 * back;
-    const std::size_t to_byte = piece_end < done ? piece_end : done;
-    CHECK(move_piece(to.base + back, from.base + back, to_byte - back));
-    back = to_byte;
+  if (os::decommit(to.base + moved, rest)) {
+    vm::ledger_decommit(rest);
+    to.committed_bytes = 0;
+  } else {
+    // It counts as committed from the start until the system takes it back.
+    vm::ledger_commit(moved);
+    to.flags |= LargeRecord::kRecommit;
   }
   return false;
 }
@@ -348,45 +385,25 @@ void* large_move(void* address, std::size_t new_size_bytes) noexcept {
   {
     os::Lock hold(large.lock);
     from = live_record(address);
-    if (from == nullptr || size < from->size_bytes) return nullptr;
+    if (from == nullptr || size <= from->capacity_bytes) return nullptr;  // large_resize() does that
     to = large.table.place(size, vm::kPageBytes);
     if (to == nullptr) return nullptr;
     from->state = LargeState::opening;
     large.stats.live_bytes -= from->committed_bytes;
   }
-  if (size > from->capacity_bytes) static_cast<void>(commit_to(*from, from->capacity_bytes));
-  const std::size_t moved = from->committed_bytes < size ? from->committed_bytes : size;
-  // The part behind the moved pages first: if there is no memory for it, nothing has happened yet.
-  bool is_moved = size == moved || os::commit(to->base + moved, size - moved);
-  if (is_moved && size != moved) {
-    vm::ledger_commit(size - moved);
-    to->committed_bytes = size;
-  }
-  is_moved = is_moved && move_contents(*from, *to, moved);
+  const bool is_moved = move_and_grow(*from, *to, size);
+  LargeRecord* const living = is_moved ? to : from;
   LargeRecord* const emptied = is_moved ? from : to;
-  if (is_moved) {
-    // The memory went along, and with it its place in the ledger.
-    to->committed_bytes = size;
-    to->flags |= LargeRecord::kMoved;
-    from->committed_bytes -= moved;
-    advise(*to, moved);
-  } else if (to->committed_bytes != 0) {
-    // Only the part behind the moved pages is committed: as a prefix it would be counted twice.
-    vm::ledger_commit(moved);
-    to->flags |= LargeRecord::kRecommit;
-  }
   {
     os::Lock hold(large.lock);
-    LargeRecord* const living = is_moved ? to : from;
     living->owner = from->owner;
     living->state = LargeState::live;
     large.stats.live_bytes += living->committed_bytes;
     large.stats.moved += is_moved ? 1u : 0u;
-    emptied->touched_bytes = 0;
     emptied->state = LargeState::closing;
   }
   close(*emptied);
-  return is_moved ? to->base : nullptr;
+  return is_moved ? living->base : nullptr;
 }
 
 std::size_t large_purge(std::uint64_t now_ms, std::uint32_t delay_ms) noexcept {
@@ -394,7 +411,7 @@ std::size_t large_purge(std::uint64_t now_ms, std::uint32_t delay_ms) noexcept {
   {
     os::Lock hold(large.lock);
     LargeRecord* record = large.idle.first();
-    while (record != nullptr && short_clock(now_ms) - record->freed_at_ms >= delay_ms) {
+    while (record != nullptr && is_due(*record, now_ms, delay_ms)) {
       idle_remove(*record, LargeState::closing);
       closing.push_back(record);
       record = large.idle.first();
@@ -465,9 +482,10 @@ bool large_validate() noexcept {
   std::size_t live_bytes = 0, live_blocks = 0, idle_count = 0, idle_committed = 0, idle_bytes = 0, number = 0;
   for (LargeRecord* record = large.table.next(&number); record != nullptr;
        ++number, record = large.table.next(&number)) {
-    if (record->committed_bytes > record->capacity_bytes) return false;
     if (record->state == LargeState::live) {
-      if (record->size_bytes > record->committed_bytes || large.idle.contains(record)) return false;
+      if (record->committed_bytes > record->capacity_bytes || record->size_bytes > record->committed_bytes ||
+          large.idle.contains(record))
+        return false;
       live_bytes += record->committed_bytes;
       ++live_blocks;
     } else if (record->state == LargeState::idle) {

@@ -116,25 +116,24 @@ LargeRecord* LargeTable::place_reservation(std::size_t size_bytes, std::size_t a
   return record;
 }
 
-void LargeTable::remove(LargeRecord& record) noexcept {
+LargeTable::Addresses LargeTable::remove(LargeRecord& record) noexcept {
   CHECK(record.state == LargeState::closing);
+  record.state = LargeState::unused;
   if (record.is(LargeRecord::kReservation)) {
     const std::size_t position = reservations_up_to(address_of(record.base)) - 1;
     CHECK(sorted_[position] == &record);
     for (std::size_t at = position + 1; at < sorted_count_; ++at) sorted_[at - 1] = sorted_[at];
     --sorted_count_;
-    record.state = LargeState::unused;
     note_bounds();
-    os::release(record.base, record.capacity_bytes);
-    vm::ledger.reserved_bytes.fetch_sub(record.capacity_bytes, std::memory_order_relaxed);
     unused_reservations_.push_front(&record);
-    return;
+    return {record.base, record.capacity_bytes};
   }
   CHECK(record.committed_bytes == 0);
-  record.state = LargeState::unused;
-  if (is_frozen_) return;
-  const placement::Status status = slots_.free(address_of(record.base));
-  CHECK(status == placement::Status::ok);
+  if (!is_frozen_) {
+    const placement::Status status = slots_.free(address_of(record.base));
+    CHECK(status == placement::Status::ok);
+  }
+  return {};
 }
 
 LargeRecord* LargeTable::find(const void* address) noexcept {
@@ -149,6 +148,8 @@ LargeRecord* LargeTable::find(const void* address) noexcept {
 }
 
 bool LargeTable::may_contain(const void* address) const noexcept {
+  // Pairs with the release in ensure_primary(): the region is complete. Before, there is no large block.
+  if (vm::region_count.load(std::memory_order_acquire) == 0) return false;
   const vm::LargeSpace& space = vm::regions[0].large;
   if (address_of(address) - address_of(space.base) < space.size_bytes()) return true;
   return address_of(address) >= lowest_.load(std::memory_order_relaxed) &&

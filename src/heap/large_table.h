@@ -47,9 +47,14 @@ class LargeTable {
   // record.
   [[nodiscard]] LargeRecord* place(std::size_t size_bytes, std::size_t align_bytes) noexcept;
 
-  // Gives the addresses of a closing record back, of which nothing is committed (a slot), or whose memory
-  // goes with the reservation. In a frozen table the slot is left alone.
-  void remove(LargeRecord& record) noexcept;
+  // Takes a closing record out of use. Of a slot nothing is committed, and it can be placed again (in a
+  // frozen table it is left alone). The addresses of a reservation are the caller's now, who releases them
+  // without the lock; the answer is empty for a slot.
+  struct Addresses {
+    std::byte* base = nullptr;
+    std::size_t size_bytes = 0;
+  };
+  [[nodiscard]] Addresses remove(LargeRecord& record) noexcept;
 
   // The record of the slot or reservation around an address; nullptr where there was never a block.
   [[nodiscard]] LargeRecord* find(const void* address) noexcept;

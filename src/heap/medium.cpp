@@ -4,7 +4,7 @@
 // towards the number of CPUs. Fewer shards leave fewer half-empty ranges.
 #include "src/heap/medium.h"
 
-#include <new>
+#include <climits>
 
 #include "platform/process.h"
 #include "platform/thread.h"
@@ -205,13 +205,7 @@ std::size_t medium_purge(std::uint64_t now_ms, std::uint32_t delay_ms, unsigned 
   for (MediumShard& shard : shards) {
     if (!shard.lock.try_lock()) continue;  // busy: the next tick comes soon
     List<MediumRange> free_ranges;
-    for (unsigned i = 0; i < budget; ++i) {
-      ChunkRecord* chunk = shard.dirty().pop_due(now, delay_ms);
-      if (chunk == nullptr) break;
-      purged += shard.purge_chunk(*chunk, delay_ms == 0, free_ranges);
-      // What was not worth it, or was refused, is looked at again after another delay.
-      if (delay_ms != 0) shard.dirty().update(*chunk, now);
-    }
+    purged += shard.purge(now, delay_ms, budget, free_ranges);
     shard.lock.unlock();
     purged += release_ranges(shard, free_ranges);
   }
@@ -224,8 +218,7 @@ std::size_t medium_trim() noexcept {
     if (!shard.lock.try_lock()) continue;
     List<MediumRange> free_ranges;
     shard.take_free_ranges(free_ranges);
-    while (ChunkRecord* chunk = shard.dirty().pop_any())
-      given += shard.purge_chunk(*chunk, true, free_ranges);
+    given += shard.purge(0, 0, UINT_MAX, free_ranges);
     shard.lock.unlock();
     given += release_ranges(shard, free_ranges);
   }

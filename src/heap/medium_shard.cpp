@@ -207,19 +207,31 @@ void MediumShard::take_free_ranges(List<MediumRange>& free_ranges) noexcept {
   }
 }
 
-std::size_t MediumShard::purge_chunk(ChunkRecord& chunk, bool everything,
-                                     List<MediumRange>& free_ranges) noexcept {
-  MediumRange& range = range_of(chunk);
-  if (is_free(range)) {
-    take_out(range, free_ranges);
-    return 0;
+std::size_t MediumShard::purge(std::uint32_t now, std::uint32_t delay_ms, unsigned budget,
+                               List<MediumRange>& free_ranges) noexcept {
+  std::size_t purged = 0;
+  for (unsigned i = 0; i < budget; ++i) {
+    ChunkRecord* chunk = dirty_.pop_due(now, delay_ms);
+    if (chunk == nullptr) break;
+    MediumRange& range = range_of(*chunk);
+    if (is_free(range)) {
+      take_out(range, free_ranges);
+      continue;
+    }
+    purged += purge_chunk(*chunk, delay_ms == 0);
+    // What was not worth it, or was refused, is looked at again after another delay.
+    if (delay_ms != 0) dirty_.update(*chunk, now);
   }
+  return purged;
+}
+
+std::size_t MediumShard::purge_chunk(ChunkRecord& chunk, bool everything) noexcept {
   const unsigned dirty_before = chunk.dirty_pages;
   if (chunk.used_pages == 0) {
     static_cast<void>(vm::purge_pages(chunk, 0, chunk.committed_bytes / kPageBytes));
   } else if (everything || !chunk.huge || chunk.dirty_pages >= kPagesPerChunk * 3 / 4) {
     // Breaking up a huge page pays only when most of it is free.
-    purge_runs(chunk, *range.region, everything);
+    purge_runs(chunk, *range_of(chunk).region, everything);
   }
   return (dirty_before - chunk.dirty_pages) * kPageBytes;
 }

@@ -72,13 +72,13 @@ class MediumShard {
   [[nodiscard]] FreeStatus give_back(const vm::Region& region, void* address) noexcept;
   [[nodiscard]] bool resize(const vm::Region& region, void* address, std::uint32_t new_pages) noexcept;
 
-  // Purges the free pages of a chunk of this shard that is not on the dirty list; returns bytes. When the
-  // chunk's range is wholly free, it is taken out of the shard instead and appended to `free_ranges`.
-  // everything: small pieces too, and out of huge pages.
-  std::size_t purge_chunk(vm::ChunkRecord& chunk, bool everything, List<MediumRange>& free_ranges) noexcept;
-  [[nodiscard]] vm::DirtyList& dirty() noexcept { return dirty_; }
+  // Purges free pages of up to `budget` chunks that have been dirty for delay_ms; returns bytes. delay_ms 0:
+  // whatever is dirty, small pieces and huge pages too. A range that is wholly free is taken out of the shard
+  // instead and appended to `free_ranges`: the caller releases its chunks without the lock and then recycles
+  // the records.
+  std::size_t purge(std::uint32_t now_ms, std::uint32_t delay_ms, unsigned budget,
+                    List<MediumRange>& free_ranges) noexcept;
   void take_free_ranges(List<MediumRange>& free_ranges) noexcept;
-  // The records of ranges whose chunks were released, for reuse.
   void recycle(List<MediumRange>& free_ranges) noexcept { spare_.append_all(free_ranges); }
 
   void free_owner(std::uint16_t owner) noexcept;
@@ -105,6 +105,7 @@ class MediumShard {
   [[nodiscard]] MediumBlock open(vm::Region& region, placement::Run run, std::uint16_t owner) noexcept;
   [[nodiscard]] bool take(const vm::Region& region, std::uint32_t unit, std::uint32_t count) noexcept;
   void give(const vm::Region& region, std::uint32_t unit, std::uint32_t count) noexcept;
+  std::size_t purge_chunk(vm::ChunkRecord& chunk, bool everything) noexcept;
   void purge_runs(vm::ChunkRecord& chunk, const vm::Region& region, bool everything) noexcept;
   [[nodiscard]] bool is_free(const MediumRange& range) const noexcept;
   void take_out(MediumRange& range, List<MediumRange>& free_ranges) noexcept;

@@ -61,13 +61,24 @@ def environment(library, extra=None):
     return env
 
 
+def _die_first():
+    # Should a program under test run away with memory, the kernel shall end it and nothing else.
+    with open('/proc/self/oom_score_adj', 'w', encoding='ascii') as score:
+        score.write('1000')
+
+
 def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, before=None):
     """Runs the command in its own session and kills all of that session at the time-out. Only the command gets
     the library: the driver itself runs on the system's malloc."""
+    def prepare():
+        _die_first()
+        if before:
+            before()
+
     start = time.monotonic()
     process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE if stdin is not None else
                                subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
-                               env=environment(library, extra), start_new_session=True, preexec_fn=before)
+                               env=environment(library, extra), start_new_session=True, preexec_fn=prepare)
     try:
         out, err = process.communicate(stdin, timeout=timeout)
         status = process.returncode

@@ -1,0 +1,106 @@
+// The medium heap after fork(2), when another thread was inside it: what breaks here makes a child hang, or
+// hands out memory whose bookkeeping was half done.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <thread>
+
+#include "src/heap/medium.h"
+#include "tests/catch.h"
+
+using glebe::heap::FreeStatus;
+using glebe::heap::medium_allocate;
+using glebe::heap::medium_free;
+using glebe::heap::medium_usable;
+
+namespace {
+
+constexpr std::size_t kSize = 100 * 1024;
+constexpr unsigned kBlocks = 20;
+
+// Holds the shard's lock while the test forks: medium_walk() calls this under it.
+struct Gate {
+  std::atomic<bool> is_inside{false};
+  std::atomic<bool> may_leave{false};
+};
+void wait_at_gate(void* context, void*, std::size_t, std::uint16_t) {
+  Gate& gate = *static_cast<Gate*>(context);
+  gate.is_inside.store(true);
+  while (!gate.may_leave.load()) std::this_thread::yield();
+}
+
+std::byte* take() {
+  bool is_zero = false;
+  return static_cast<std::byte*>(medium_allocate(kSize, 4096, 0, &is_zero));
+}
+
+// What must hold in the child; the number of the first line that does not, or 0.
+int check_child(std::byte* const (&blocks)[kBlocks], bool is_frozen) {
+  glebe::heap::medium_in_child();
+  for (unsigned i = 0; i < kBlocks; ++i) {
+    if (medium_usable(blocks[i]) < kSize) return __LINE__;
+    if (blocks[i][kSize - 1] != static_cast<std::byte>(i)) return __LINE__;
+  }
+  if (medium_free(blocks[3]) != FreeStatus::ok) return __LINE__;
+  if (medium_free(blocks[3]) != FreeStatus::double_free) return __LINE__;
+  if (medium_usable(blocks[3]) != 0) return __LINE__;
+  if (medium_free(blocks[4] + 4096) != FreeStatus::interior) return __LINE__;
+  // Shrinking keeps a block whose surroundings are unknown as it is; growing it is refused.
+  if (is_frozen && !glebe::heap::medium_resize(blocks[5], 40 * 1024)) return __LINE__;
+  if (is_frozen && medium_usable(blocks[5]) < kSize) return __LINE__;
+  if (is_frozen && glebe::heap::medium_resize(blocks[5], 4 * kSize)) return __LINE__;
+  for (unsigned round = 0; round < 200; ++round) {
+    std::byte* block = take();
+    if (block == nullptr) return __LINE__;
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      const bool is_apart = block + kSize <= blocks[i] || blocks[i] + kSize <= block;
+      if (!is_apart && (is_frozen || i != 3)) return __LINE__;
+    }
+    std::memset(block, 0xcc, kSize);
+    if (round % 2 == 0 && medium_free(block) != FreeStatus::ok) return __LINE__;
+  }
+  static_cast<void>(glebe::heap::medium_trim());
+  if (!glebe::heap::medium_validate()) return __LINE__;
+  for (unsigned i = 4; i < kBlocks; ++i) {
+    if (blocks[i][kSize - 1] != static_cast<std::byte>(i)) return __LINE__;
+    if (medium_free(blocks[i]) != FreeStatus::ok) return __LINE__;
+  }
+  return 0;
+}
+
+int line_that_failed_in_child(std::byte* const (&blocks)[kBlocks], bool is_frozen) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // a hang is a failure
+    _exit(check_child(blocks, is_frozen) % 251);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) return -1;
+  return WEXITSTATUS(status);
+}
+
+}  // namespace
+
+TEST_CASE("a forked child uses the medium heap whether or not its lock was held", "[heap]") {
+  std::byte* blocks[kBlocks];
+  for (unsigned i = 0; i < kBlocks; ++i) {
+    blocks[i] = take();
+    REQUIRE(blocks[i] != nullptr);
+    std::memset(blocks[i], static_cast<int>(i), kSize);
+  }
+  CHECK(line_that_failed_in_child(blocks, false) == 0);
+
+  Gate gate;
+  std::thread holder([&] { glebe::heap::medium_walk(wait_at_gate, &gate); });
+  while (!gate.is_inside.load()) std::this_thread::yield();
+  const int line = line_that_failed_in_child(blocks, true);
+  gate.may_leave.store(true);
+  holder.join();
+  CHECK(line == 0);
+
+  for (std::byte* block : blocks) CHECK(medium_free(block) == FreeStatus::ok);
+  CHECK(glebe::heap::medium_validate());
+}
