@@ -33,11 +33,13 @@ constexpr std::size_t kEventBytesMax = 48;  // four varints of 10 bytes and the 
 
 class Writer {
  public:
-  // Called once before main, when only one thread runs.
+  // Called once before main, when only one thread runs. Calls made earlier were not kept.
   void open() noexcept {
     const char* path = getenv("TORTURE_TRACE");
     if (path == nullptr) return;
     file_ = ::open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    used_ = 0;
+    last_units_ = 0;
     for (std::size_t index = 0; index < sizeof kRecordedMagic - 1; ++index) {
       buffer_[used_++] = static_cast<std::uint8_t>(kRecordedMagic[index]);
     }

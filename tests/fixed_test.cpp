@@ -53,6 +53,97 @@ std::vector<std::uint32_t> take(OwnedSlab& owned, std::uint32_t count) {
   return taken;
 }
 
+// A FixedRange beside a naive model of it: a set of live blocks and the lengths of the ranges.
+class RangeModel {
+ public:
+  RangeModel(Random& random, Expect& expect) : random_(random), expect_(expect) {}
+
+  void step(std::uint32_t number) {
+    // Phases from drained to exhausted, so that ranges can be removed and run full.
+    const std::uint64_t target = blocks_ * ((number >> 14) % 5) / 4;
+    const std::uint32_t dice = random_.below32(1000);
+    if (dice < 4) {
+      change_range(random_.below32(kPlaces));
+    } else if (dice < 20) {  // something that is not a live block
+      const std::uint64_t offset = random_.below(kPlaces * kSpacing);
+      if (live_.count(offset) == 0) expect_(owned_.range.free(offset) != Status::ok);
+    } else if (live_.size() < random_.below(2 * target + 1)) {
+      take();
+    } else if (!order_.empty()) {
+      give();
+    }
+    expect_(owned_.range.free_count() == blocks_ - live_.size());
+    if (number % 1024 == 0) expect_(owned_.range.validate());
+  }
+
+  std::uint32_t removals = 0, exhaustions = 0;
+
+ private:
+  static constexpr std::uint64_t kBlockBytes = 96, kAlignment = 48, kSpacing = 100'000;
+  static constexpr std::uint32_t kPlaces = 12, kRangesMax = 10;
+
+  static std::uint64_t start_of(std::uint64_t place) { return place * kSpacing + place * 7; }
+
+  void change_range(std::uint32_t place) {
+    const std::uint64_t start = start_of(place);
+    if (length_[place] == 0) {
+      const std::uint64_t bytes = 1 + random_.below(60'000);
+      const std::uint64_t first = (start + kAlignment - 1) / kAlignment * kAlignment;
+      const std::uint64_t count = start + bytes < first ? 0 : (start + bytes - first) / kBlockBytes;
+      const Status full = added_ == kRangesMax ? Status::exhausted : Status::ok;
+      const Status wanted = count == 0 ? Status::bad_argument : full;
+      expect_(owned_.add(start, bytes) == wanted);
+      if (wanted != Status::ok) return;
+      length_[place] = bytes;
+      blocks_ += count;
+      ++added_;
+      return;
+    }
+    const std::uint64_t count = owned_.range.blocks_in(start, length_[place]);
+    const auto at = live_.lower_bound(start);
+    const bool is_busy = at != live_.end() && *at < start + length_[place];
+    expect_(owned_.range.remove_range(start, length_[place]) == (is_busy ? Status::in_use : Status::ok));
+    if (is_busy) return;
+    length_[place] = 0;
+    blocks_ -= count;
+    --added_;
+    ++removals;
+  }
+
+  void take() {
+    const Placement block = owned_.range.allocate(1 + random_.below(kBlockBytes), kAlignment);
+    expect_(block.empty() == (live_.size() == blocks_));
+    if (block.empty()) {
+      ++exhaustions;
+      return;
+    }
+    const std::uint64_t place = block.offset / kSpacing;
+    expect_(block.offset % kAlignment == 0 && block.offset >= start_of(place));
+    expect_(block.offset + kBlockBytes <= start_of(place) + length_[place]);
+    const auto next = live_.lower_bound(block.offset);
+    expect_(next == live_.end() || *next >= block.offset + kBlockBytes);
+    expect_(next == live_.begin() || *std::prev(next) + kBlockBytes <= block.offset);
+    live_.insert(next, block.offset);
+    order_.push_back(block.offset);
+  }
+
+  void give() {
+    std::swap(order_[random_.below(order_.size())], order_.back());
+    expect_(owned_.range.free(order_.back()) == Status::ok);
+    if (random_.one_in(16)) expect_(owned_.range.free(order_.back()) == Status::double_free);
+    live_.erase(order_.back());
+    order_.pop_back();
+  }
+
+  Random& random_;
+  Expect& expect_;
+  OwnedRange owned_{kBlockBytes, kAlignment, kRangesMax};
+  std::set<std::uint64_t> live_;
+  std::vector<std::uint64_t> order_;  // live blocks, for picking one
+  std::vector<std::uint64_t> length_ = std::vector<std::uint64_t>(kPlaces, 0);
+  std::uint64_t blocks_ = 0, added_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("S7 index by multiplication is exact for every block size and offset", "[placement]") {
@@ -399,77 +490,9 @@ TEST_CASE("S7 ranges against a model, 1,000,000 operations", "[placement]") {
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
   Expect expect;
-  constexpr std::uint64_t kBlockBytes = 96, kAlignment = 48, kSpacing = 100'000;
-  constexpr std::uint32_t kPlaces = 12;
-  OwnedRange owned(kBlockBytes, kAlignment, kPlaces - 2);
-  std::set<std::uint64_t> live;
-  std::vector<std::uint64_t> order;  // live blocks, for picking one
-  std::vector<std::uint64_t> length(kPlaces, 0);
-  std::uint64_t blocks = 0, added = 0;
-  // Phases from drained to exhausted, so that ranges can be removed and run full.
-  const auto target = [&](std::uint32_t step) { return blocks * ((step >> 14) % 5) / 4; };
-  std::uint32_t removals = 0, exhaustions = 0;
-  const auto live_in = [&](std::uint32_t place) {
-    const auto at = live.lower_bound(place * kSpacing);
-    return at != live.end() && *at < (place + 1) * kSpacing;
-  };
-  for (std::uint32_t step = 0; step < 1'000'000; ++step) {
-    const std::uint32_t dice = random.below32(1000);
-    if (dice < 4) {  // add or remove a range
-      const std::uint32_t place = random.below32(kPlaces);
-      const std::uint64_t start = place * kSpacing + place * 7;
-      if (length[place] == 0) {
-        const std::uint64_t bytes = 1 + random.below(60'000);
-        const std::uint64_t first = (start + kAlignment - 1) / kAlignment * kAlignment;
-        const std::uint64_t count = start + bytes < first ? 0 : (start + bytes - first) / kBlockBytes;
-        const Status wanted = count == 0             ? Status::bad_argument
-                              : added == kPlaces - 2 ? Status::exhausted
-                                                     : Status::ok;
-        expect(owned.add(start, bytes) == wanted);
-        if (wanted != Status::ok) continue;
-        length[place] = bytes;
-        blocks += count;
-        ++added;
-      } else {
-        const std::uint64_t count = owned.range.blocks_in(start, length[place]);
-        const bool busy = live_in(place);
-        expect(owned.range.remove_range(start, length[place]) == (busy ? Status::in_use : Status::ok));
-        if (busy) continue;
-        length[place] = 0;
-        blocks -= count;
-        --added;
-        ++removals;
-      }
-    } else if (dice < 20) {  // something that is not a live block
-      const std::uint64_t offset = random.below(kPlaces * kSpacing);
-      if (live.count(offset) == 0) expect(owned.range.free(offset) != Status::ok);
-    } else if (live.size() < random.below(2 * target(step) + 1)) {
-      const Placement block = owned.range.allocate(1 + random.below(kBlockBytes), kAlignment);
-      expect(block.empty() == (live.size() == blocks));
-      if (block.empty()) {
-        ++exhaustions;
-        continue;
-      }
-      expect(block.offset % kAlignment == 0);
-      const std::uint32_t place = static_cast<std::uint32_t>(block.offset / kSpacing);
-      expect(block.offset >= place * kSpacing + place * 7);
-      expect(block.offset + kBlockBytes <= place * kSpacing + place * 7 + length[place]);
-      const auto next = live.lower_bound(block.offset);
-      expect(next == live.end() || *next >= block.offset + kBlockBytes);
-      expect(next == live.begin() || *std::prev(next) + kBlockBytes <= block.offset);
-      live.insert(next, block.offset);
-      order.push_back(block.offset);
-    } else if (!order.empty()) {
-      std::swap(order[random.below(order.size())], order.back());
-      expect(owned.range.free(order.back()) == Status::ok);
-      if (random.one_in(16)) expect(owned.range.free(order.back()) == Status::double_free);
-      live.erase(order.back());
-      order.pop_back();
-    }
-    expect(owned.range.free_count() == blocks - live.size());
-    if (step % 1024 == 0) expect(owned.range.validate());
-  }
+  RangeModel model(random, expect);
+  for (std::uint32_t step = 0; step < 1'000'000; ++step) model.step(step);
   REQUIRE(expect.failed_line() == 0);
-  REQUIRE(removals > 100);
-  REQUIRE(exhaustions > 100);
+  REQUIRE(model.removals > 100);
+  REQUIRE(model.exhaustions > 100);
 }

@@ -347,8 +347,8 @@ TEST_CASE("P16 threads that free each other's medium blocks leave exact counters
         continue;
       }
       // Both ends say which block this is; whoever takes it out of its slot looks at them.
-      std::memcpy(block, &block, sizeof block);
-      std::memcpy(block + medium_usable(block) - 8, &block, sizeof block);
+      std::memcpy(block, &block, 8);
+      std::memcpy(block + medium_usable(block) - 8, &block, 8);
       block = slots[random.below(kSlots)].exchange(block);
       if (block == nullptr) continue;
       if (std::memcmp(block, &block, 8) != 0) ++wrong;

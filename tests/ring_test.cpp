@@ -34,6 +34,98 @@ class OwnedRing {
   Ring ring;
 };
 
+// A Ring beside a naive model of it: a map of blocks. Epoch 0 in the model means that the block is not
+// submitted.
+class RingModel {
+ public:
+  RingModel(Random& random, Expect& expect) : random_(random), expect_(expect) {
+    REQUIRE(owned_.add(0, 65'536, 300) == Status::ok);
+    REQUIRE(owned_.add(100'001, 30'011, 100) == Status::ok);
+    REQUIRE(owned_.add(kFar, 4096, 50) == Status::ok);
+  }
+
+  void step(std::uint32_t number) {
+    const std::uint32_t dice = random_.below32(100);
+    if (dice < 45) {
+      take();
+    } else if (dice < 95) {
+      end_one(dice < 70);
+    } else if (random_.one_in(2)) {
+      ++epoch_;
+    } else if (random_.one_in(3)) {
+      complete();
+    }
+    expect_(owned_.ring.live_bytes() == live_bytes_ && owned_.ring.bytes_in_flight() == in_flight_);
+    expect_(owned_.ring.live_count() == model_.size() && owned_.ring.stall_count() == stalls);
+    if (number % 512 == 0) expect_(owned_.ring.validate());
+  }
+
+  std::uint64_t stalls = 0, successes = 0, completions = 0;
+
+ private:
+  static constexpr std::uint64_t kFar = std::uint64_t{1} << 50;
+  struct Block {
+    std::uint64_t size_bytes, epoch;
+  };
+
+  static bool is_inside(std::uint64_t offset, std::uint64_t end) {
+    return end <= 65'536 || (offset >= 100'001 && end <= 130'012) || (offset >= kFar && end <= kFar + 4096);
+  }
+
+  void take() {
+    const std::uint64_t size = 1 + random_.below(random_.one_in(10) ? 5000 : 700);
+    const std::uint64_t alignment = std::uint64_t{1} << random_.below(9);
+    const Placement block = owned_.ring.allocate(size, alignment);
+    stalls += block.status == Status::exhausted ? 1u : 0u;
+    if (block.empty()) return;
+    ++successes;
+    expect_(block.size_bytes == size && is_aligned(block.offset, alignment));
+    expect_(is_inside(block.offset, block.offset + size));
+    const auto next = model_.lower_bound(block.offset);
+    expect_(next == model_.end() || next->first >= block.offset + size);
+    expect_(next == model_.begin() ||
+            std::prev(next)->first + std::prev(next)->second.size_bytes <= block.offset);
+    model_.emplace_hint(next, block.offset, Block{size, 0});
+    live_bytes_ += size;
+  }
+
+  void end_one(bool by_submitting) {
+    auto at = model_.lower_bound(random_.below(130'012));
+    if (at == model_.end() || random_.one_in(50)) at = model_.begin();
+    if (at == model_.end()) return;
+    if (at->second.epoch != 0) {
+      expect_(owned_.ring.free(at->first) == Status::double_free);
+    } else if (by_submitting) {
+      expect_(owned_.ring.submit(at->first, epoch_) == Status::ok);
+      at->second.epoch = epoch_;
+      in_flight_ += at->second.size_bytes;
+    } else {
+      expect_(owned_.ring.free(at->first) == Status::ok);
+      expect_(owned_.ring.free(at->first) != Status::ok);
+      live_bytes_ -= at->second.size_bytes;
+      model_.erase(at);
+    }
+  }
+
+  void complete() {
+    done_ += random_.below(epoch_ - done_);  // stays below the epoch that is being submitted
+    owned_.ring.complete(done_);
+    ++completions;
+    for (auto at = model_.begin(); at != model_.end();) {
+      const bool is_done = at->second.epoch != 0 && at->second.epoch <= done_;
+      live_bytes_ -= is_done ? at->second.size_bytes : 0;
+      in_flight_ -= is_done ? at->second.size_bytes : 0;
+      at = is_done ? model_.erase(at) : std::next(at);
+    }
+  }
+
+  Random& random_;
+  Expect& expect_;
+  OwnedRing owned_{3};
+  std::map<std::uint64_t, Block> model_;
+  std::uint64_t live_bytes_ = 0, in_flight_ = 0, epoch_ = 1, done_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("R1 the first block starts at offset 0, the next ones follow, aligned", "[placement]") {
@@ -284,71 +376,10 @@ TEST_CASE("R5 ring against a model, 1,000,000 operations", "[placement]") {
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
   Expect expect;
-  OwnedRing owned(3);
-  REQUIRE(owned.add(0, 65'536, 300) == Status::ok);
-  REQUIRE(owned.add(100'001, 30'011, 100) == Status::ok);
-  REQUIRE(owned.add(std::uint64_t{1} << 50, 4096, 50) == Status::ok);
-  struct Block {
-    std::uint64_t size_bytes, epoch;  // epoch 0: live
-  };
-  std::map<std::uint64_t, Block> model;
-  std::uint64_t live_bytes = 0, in_flight = 0, epoch = 1, done = 0, stalls = 0, successes = 0;
-  for (std::uint32_t step = 0; step < 1'000'000; ++step) {
-    const std::uint32_t dice = random.below32(100);
-    if (dice < 45) {
-      const std::uint64_t size = 1 + random.below(random.one_in(10) ? 5000 : 700);
-      const std::uint64_t alignment = std::uint64_t{1} << random.below(9);
-      const Placement block = owned.ring.allocate(size, alignment);
-      stalls += block.status == Status::exhausted ? 1u : 0u;
-      expect(owned.ring.stall_count() == stalls);
-      if (block.empty()) continue;
-      ++successes;
-      expect(block.size_bytes == size && is_aligned(block.offset, alignment));
-      expect(
-          block.offset + size <= 65'536 || (block.offset >= 100'001 && block.offset + size <= 130'012) ||
-          (block.offset >= std::uint64_t{1} << 50 && block.offset + size <= (std::uint64_t{1} << 50) + 4096));
-      const auto next = model.lower_bound(block.offset);
-      expect(next == model.end() || next->first >= block.offset + size);
-      if (next != model.begin())
-        expect(std::prev(next)->first + std::prev(next)->second.size_bytes <= block.offset);
-      model.emplace_hint(next, block.offset, Block{size, 0});
-      live_bytes += size;
-    } else if (dice < 95) {
-      auto at = model.lower_bound(random.below(130'012));
-      if (at == model.end() || random.one_in(50)) at = model.begin();
-      if (at == model.end()) continue;
-      if (at->second.epoch != 0) {
-        expect(owned.ring.free(at->first) == Status::double_free);
-      } else if (dice < 70) {
-        expect(owned.ring.submit(at->first, epoch) == Status::ok);
-        at->second.epoch = epoch;
-        in_flight += at->second.size_bytes;
-      } else {
-        expect(owned.ring.free(at->first) == Status::ok);
-        expect(owned.ring.free(at->first) != Status::ok);
-        live_bytes -= at->second.size_bytes;
-        model.erase(at);
-      }
-    } else {
-      if (random.one_in(2)) ++epoch;
-      if (!random.one_in(3)) continue;
-      done = done + random.below(epoch - done);
-      owned.ring.complete(done);
-      for (auto at = model.begin(); at != model.end();) {
-        if (at->second.epoch == 0 || at->second.epoch > done) {
-          ++at;
-          continue;
-        }
-        live_bytes -= at->second.size_bytes;
-        in_flight -= at->second.size_bytes;
-        at = model.erase(at);
-      }
-    }
-    expect(owned.ring.live_bytes() == live_bytes && owned.ring.bytes_in_flight() == in_flight);
-    expect(owned.ring.live_count() == model.size());
-    if (step % 512 == 0) expect(owned.ring.validate());
-  }
+  RingModel model(random, expect);
+  for (std::uint32_t step = 0; step < 1'000'000; ++step) model.step(step);
   REQUIRE(expect.failed_line() == 0);
-  REQUIRE(successes > 50'000);
-  REQUIRE(stalls > 1000);
+  REQUIRE(model.successes > 50'000);
+  REQUIRE(model.stalls > 1000);
+  REQUIRE(model.completions > 1000);
 }

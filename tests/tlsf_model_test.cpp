@@ -420,6 +420,22 @@ TEST_CASE("P11 sequential, stack, queue and burst patterns leave no fragments", 
   }
 }
 
+TEST_CASE("a request without a run in its own bin is served from the next one", "[placement]") {
+  std::vector<Tag> tags(200);
+  Tlsf engine;
+  engine.attach(tags.data(), 200);
+  REQUIRE(engine.add_range(0, 105) == Status::ok);
+  std::uint32_t first[3];
+  for (unsigned i = 0; i < 3; ++i) {  // 17 is in bin 16 .. 17, 18 in bin 18 .. 19, 67 in 64 .. 71
+    first[i] = engine.allocate(std::vector<std::uint32_t>{67, 17, 18}[i]).first;
+    REQUIRE_FALSE(engine.allocate(1).empty());
+  }
+  for (const std::uint32_t start : first) REQUIRE(engine.free(start).status == Status::ok);
+  CHECK(engine.allocate(15).first == first[1]);
+  CHECK(engine.allocate(15).first == first[2]);
+  CHECK(engine.allocate(15).first == first[0]);
+}
+
 TEST_CASE("best fit takes the shortest run, and the lowest of equals", "[placement]") {
   std::vector<Tag> tags(1000);
   Tlsf engine;

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "platform/vm.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 
@@ -426,4 +427,43 @@ TEST_CASE("P13 lengths of zero and beyond the capacity are refused", "[placement
   CHECK(nothing.allocate(1).status == Status::too_large);
   CHECK(nothing.free(0).status == Status::out_of_range);
   CHECK(nothing.validate({}));
+}
+
+TEST_CASE("P13 unit numbers up to 2^31 - 1 do not wrap", "[placement]") {
+  // Tags for 2^31 units, committed only where a run starts or ends.
+  constexpr std::uint32_t kUnits = glebe::placement::kTlsfUnitsMax;
+  constexpr std::size_t kTableBytes = std::size_t{kUnits} * sizeof(Tag);
+  constexpr std::size_t kEdgeBytes = 64 * glebe::kKiB;
+  auto* table = static_cast<std::byte*>(glebe::os::reserve(kTableBytes, kEdgeBytes));
+  REQUIRE(table != nullptr);
+  for (const std::uint32_t unit : {0u, kUnits / 2, kUnits - kUnits / 2 / 2, kUnits - 1}) {
+    std::byte* edge = table + glebe::align_down(std::size_t{unit} * sizeof(Tag), kEdgeBytes);
+    if (edge != table) edge -= kEdgeBytes;
+    REQUIRE(glebe::os::commit(edge, 2 * kEdgeBytes));
+  }
+  Tlsf engine;
+  engine.attach(reinterpret_cast<Tag*>(table), kUnits);
+  REQUIRE(engine.add_range(0, kUnits) == Status::ok);
+  CHECK(engine.free_units() == kUnits);
+  CHECK(engine.largest_free() == kUnits);
+  CHECK(engine.allocate(kUnits + 1).status == Status::too_large);
+  CHECK(same(engine.allocate(kUnits), 0, kUnits));
+  CHECK(engine.allocate(1).status == Status::exhausted);
+  CHECK(same(engine.free(0), 0, kUnits));
+  CHECK(same(engine.allocate(kUnits / 2, kUnits / 2), 0, kUnits / 2));
+  CHECK(same(engine.allocate(kUnits / 2, kUnits / 2), kUnits / 2, kUnits / 2));
+  CHECK(engine.free(0).length == kUnits / 2);
+  CHECK(same(engine.free(kUnits / 2), 0, kUnits));
+  CHECK(engine.allocate(1, kUnits).first == 0);
+  CHECK(engine.allocate(1, kUnits).status == Status::exhausted);
+  CHECK(same(engine.grow_in_place(0, kUnits), 0, kUnits));
+  CHECK(same(engine.shrink(0, kUnits - 1), kUnits - 1, 1));
+  CHECK(engine.next_run(0) == kUnits - 1);
+  CHECK(engine.next_run(kUnits - 1) == kNoUnit);
+  CHECK(same(engine.allocate(1), kUnits - 1, 1));
+  CHECK(engine.free(kUnits - 1).first == kUnits - 1);
+  CHECK(same(engine.free(0), 0, kUnits));
+  CHECK(glebe::placement::unit_offset(kUnits - 1, 2 * glebe::kMiB) == (std::uint64_t{kUnits} - 1) << 21);
+  CHECK(engine.remove_range(0, kUnits) == Status::ok);
+  glebe::os::release(table, kTableBytes);
 }

@@ -1,5 +1,5 @@
-"""Writes docs/options.md from src/api/options.def, the one table of options. With --check it compares instead and
-exits with 1 when the document is out of date. Usage: options_doc.py [--check] [ROOT]"""
+"""Writes docs/options.md from src/api/options.def, the one table of options. With --check it compares instead
+and exits with 1 when the document is out of date. Usage: options_doc.py [--check] [ROOT]"""
 import pathlib
 import re
 import sys
@@ -18,12 +18,13 @@ Options are read once, before the first allocation, from the environment variabl
 
     GLEBE_OPTIONS=on_misuse=warn,purge_delay_ms=1000,reserve=64G
 
-Entries are separated by commas, without spaces. A size is a number of bytes, or of the unit K, M, G or T (powers
-of 1024) that follows it; a flag is 0 or 1. When a name occurs several times the last valid entry counts. An unknown
-name or a value that is malformed or out of its limits is reported on standard error, and that entry is ignored. A
-set-user-id process does not read the variable.
+Entries are separated by commas, without spaces. A size is a number of bytes, or of the unit K, M, G or T
+(powers of 1024) that follows it; a flag is 0 or 1. When a name occurs several times the last valid entry
+counts. An unknown name or a value that is malformed or out of its limits is reported on standard error, and
+that entry is ignored. A set-user-id process does not read the variable.
 
-A program asks for the values in force by `glebe_option_name` and `glebe_option_get` of `include/glebe/glebe.h`.
+A program asks for the values in force by `glebe_option_name` and `glebe_option_get` of
+`include/glebe/glebe.h`.
 
 | option | value | default | limits |
 |---|---|---|---|

@@ -49,8 +49,8 @@ GLEBE_API void glebe_free(void* block);
 // is found when the block takes the slow path.
 GLEBE_API void glebe_free_sized(void* block, size_t size);
 
-// Bytes that may be used in a live block, at least what was asked for; 0 for NULL and for what is not a live
-// block.
+// Bytes that may be used in a live block, at least what was asked for; 0 for NULL and for memory that is not
+// ours. For another pointer into our memory, a freed block too, the answer is unspecified.
 GLEBE_API size_t glebe_usable_size(const void* block);
 
 // The usable size that glebe_malloc(size) would give; 0 when size is above PTRDIFF_MAX.
@@ -83,7 +83,8 @@ GLEBE_API void* glebe_heap_malloc(glebe_heap* heap, size_t size);
 GLEBE_API void* glebe_heap_calloc(glebe_heap* heap, size_t count, size_t size);
 GLEBE_API void* glebe_heap_aligned_alloc(glebe_heap* heap, size_t alignment, size_t size);
 
-// The first-class heap that a live block belongs to; NULL for every other pointer.
+// The first-class heap that a live block belongs to; NULL for blocks of the process heap and for memory that
+// is not ours. For a pointer to anything else in our memory the answer is unspecified.
 GLEBE_API glebe_heap* glebe_heap_of(const void* block);
 
 // --- Inspection ---
@@ -141,6 +142,8 @@ typedef struct glebe_stats {
 
   uint64_t medium_live_bytes;  // blocks up to 32 MiB
   uint64_t medium_live_blocks;
+  uint64_t medium_cached_bytes;
+  uint64_t medium_cached_blocks;
   uint64_t medium_free_bytes;
   uint64_t medium_dirty_bytes;
   uint64_t medium_largest_free_bytes;

@@ -6,10 +6,11 @@
 // a runtime came by dlopen the exception is not caught and reaches the caller.
 #include "src/api/override_new.h"
 
+// clang refers to std::terminate for a noexcept function.
 __asm__(".weak __gxx_personality_v0\n"
         ".weak __cxa_begin_catch\n"
         ".weak __cxa_end_catch\n"
-        ".weak _ZSt9terminatev\n");  // clang refers to it for a noexcept function
+        ".weak _ZSt9terminatev\n");
 
 namespace glebe::api {
 

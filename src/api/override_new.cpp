@@ -19,28 +19,47 @@
 
 namespace glebe::api {
 
-// std::__throw_bad_alloc() and std::get_new_handler() of libstdc++ and of libc++.
-[[gnu::weak]] GLEBE_API void throw_bad_alloc_of_runtime() __asm__("_ZSt17__throw_bad_allocv");
-[[gnu::weak]] GLEBE_API std::new_handler get_new_handler_of_runtime() __asm__("_ZSt15get_new_handlerv");
+// Of libstdc++ or of libc++, null unless the program has one: std::get_new_handler(), and what a
+// throw-expression with std::bad_alloc{} calls (Itanium C++ ABI). A static program has them when anything in
+// it throws and refers to bad_alloc.
+extern "C" {
+[[gnu::weak]] GLEBE_API std::new_handler runtime_get_new_handler() __asm__("_ZSt15get_new_handlerv");
+[[gnu::weak]] GLEBE_API void* runtime_allocate_exception(std::size_t size) __asm__("__cxa_allocate_exception");
+[[gnu::weak, noreturn]] GLEBE_API void runtime_throw(void* object, void* type, void (*destroy)(void*))
+    __asm__("__cxa_throw");
+[[gnu::weak]] GLEBE_API void runtime_destroy_bad_alloc(void* object) __asm__("_ZNSt9bad_allocD1Ev");
+[[gnu::weak]] GLEBE_API extern void* runtime_type_of_bad_alloc __asm__("_ZTISt9bad_alloc");
+[[gnu::weak]] GLEBE_API extern void* runtime_vtable_of_bad_alloc[] __asm__("_ZTVSt9bad_alloc");
+}
 
 namespace {
 
 using BadAllocThrower = void (*)();
 using HandlerGetter = std::new_handler (*)();
 
+// A function of a runtime that came by dlopen, or nullptr.
 template <class Function>
-Function in_runtime(Function linked, const char* name) noexcept {
-  if (linked != nullptr || find_in_runtime == nullptr) return linked;
-  return reinterpret_cast<Function>(find_in_runtime(name));
+Function loaded(const char* name) noexcept {
+  return &find_in_runtime != nullptr ? reinterpret_cast<Function>(find_in_runtime(name)) : nullptr;
 }
 
 std::new_handler current_handler() noexcept {
-  const auto get = in_runtime<HandlerGetter>(&get_new_handler_of_runtime, "_ZSt15get_new_handlerv");
+  HandlerGetter get = &runtime_get_new_handler;
+  if (get == nullptr) get = loaded<HandlerGetter>("_ZSt15get_new_handlerv");
   return get != nullptr ? get() : nullptr;
 }
 
+// throw std::bad_alloc{} when the program was linked with a runtime; otherwise returns.
+void throw_if_linked() {
+  if (&runtime_throw == nullptr || &runtime_destroy_bad_alloc == nullptr) return;
+  void* object = runtime_allocate_exception(sizeof(void*));  // a bad_alloc is a pointer to its virtual functions
+  *static_cast<void**>(object) = &runtime_vtable_of_bad_alloc[2];
+  runtime_throw(object, &runtime_type_of_bad_alloc, &runtime_destroy_bad_alloc);
+}
+
 [[noreturn]] void throw_bad_alloc() {
-  const auto thrower = in_runtime<BadAllocThrower>(&throw_bad_alloc_of_runtime, "_ZSt17__throw_bad_allocv");
+  throw_if_linked();
+  const auto thrower = loaded<BadAllocThrower>("_ZSt17__throw_bad_allocv");  // std::__throw_bad_alloc()
   if (thrower != nullptr) thrower();
   constexpr char kMessage[] = "glebe: operator new: out of memory, and no C++ runtime to throw bad_alloc\n";
   os::write_error(kMessage, sizeof kMessage - 1);

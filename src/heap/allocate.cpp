@@ -74,8 +74,30 @@ void tick_own() {
   tick(*heap);
 }
 
+// A medium block from this thread's few, the clock looked at only when there is a reason.
+void* allocate_span(std::size_t size_bytes) {
+  Heap* heap = own_heap();
+  if (heap == nullptr || heap->in_slow_path || is_checked()) return nullptr;
+  SlowPath scope(*heap);
+  void* block = take_span(*heap, size_bytes);
+  if (block != nullptr && is_purge_pending()) tick(*heap);
+  return block;
+}
+
+bool free_span(void* block) {
+  Heap* heap = own_heap();
+  if (heap == nullptr || heap->in_slow_path || is_checked()) return false;
+  SlowPath scope(*heap);
+  if (!keep_span(*heap, block)) return false;
+  if (is_purge_pending()) tick(*heap);
+  return true;
+}
+
 void* allocate_big(std::size_t size_bytes, std::size_t align_bytes, std::uint16_t owner, bool* is_zero) {
   if (size_bytes > PTRDIFF_MAX) return nullptr;
+  if (size_bytes <= kSpanBytesMax && align_bytes <= vm::kPageBytes && owner == 0) {
+    if (void* block = allocate_span(size_bytes)) return block;
+  }
   if (align_bytes < vm::kPageBytes) align_bytes = vm::kPageBytes;
   tick_own();
   void* block = size_bytes <= kMediumMaxBytes && align_bytes <= kMediumMaxBytes
@@ -127,6 +149,7 @@ void free_big(void* block, std::uintptr_t entry) {
     const std::size_t bytes = usable_bytes(block);
     fill(block, bytes, settings.debug_fill ? kFillFreed : 0);
   }
+  if (entry == vm::kEntryMedium && free_span(block)) return;
   report_status(entry == vm::kEntryMedium ? medium_free(block) : large_free(block), block);
   tick_own();
 }
@@ -181,6 +204,12 @@ void* allocate_aligned(std::size_t size_bytes, std::size_t align_bytes) noexcept
 }
 
 void* reallocate(void* block, std::size_t size_bytes) noexcept {
+  const std::uintptr_t entry = vm::entry_of(block);
+  if (entry > vm::kEntryMedium && !is_checked()) {
+    // Most calls: the block is large enough and not twice too large. Nothing about it is read or changed.
+    const std::size_t bytes = class_infos[class_of_entry(entry)].block_bytes;
+    if (size_bytes <= bytes && size_bytes >= bytes / 2) return block;
+  }
   if (size_bytes > PTRDIFF_MAX) return nullptr;
   const std::size_t old_bytes = usable_bytes(block);
   if (old_bytes == 0) {

@@ -65,6 +65,13 @@ struct Bank {
   }
 };
 
+// Medium blocks that a thread keeps for its next request of about that size; pages is 0 in an unused entry.
+struct Span {
+  void* address;
+  std::uint32_t pages;
+};
+inline constexpr unsigned kSpanCount = 8;
+
 struct alignas(kHeapAlign) Heap {
   Bank metered;
   Bank slots;
@@ -74,6 +81,9 @@ struct alignas(kHeapAlign) Heap {
   std::uint8_t depot_counts[kClassCount] = {};
   void** spare_magazines = nullptr;            // linked through cell 0
   Ring* rings[kRingCount] = {};                // remote.h
+  Span spans[kSpanCount] = {};
+  std::uint32_t span_pages = 0;                // sum over spans
+  std::uint32_t next_span = 0;                 // the entry to replace next
   std::uint32_t last_tick_ms = 0;              // coarse clock of the last slow path that looked
   std::uint32_t last_flush_ms = 0;
   std::uint16_t closed_passes = 0;             // slow paths within one tick of the clock

@@ -256,6 +256,20 @@ bool move_and_grow(LargeRecord& from, LargeRecord& to, std::size_t size_bytes) n
   return false;
 }
 
+// A block comes into use, or goes out of use, be it for the time of a system call. Lock held.
+void count_live(LargeRecord& record) noexcept {
+  record.state = LargeState::live;
+  large.stats.live_bytes += record.committed_bytes;
+  ++large.stats.live_blocks;
+}
+void uncount_live(LargeRecord& record, LargeState next_state) noexcept {
+  CHECK(record.state == LargeState::live);
+  CHECK(large.stats.live_bytes >= record.committed_bytes);
+  record.state = next_state;
+  large.stats.live_bytes -= record.committed_bytes;
+  --large.stats.live_blocks;
+}
+
 // What a pointer is that large_free() or another function got. Lock held.
 LargeRecord* live_record(const void* address) noexcept {
   if (!large.table.may_contain(address)) return nullptr;
@@ -266,14 +280,10 @@ LargeRecord* live_record(const void* address) noexcept {
 // Takes a live block out of use: it becomes idle, or closing and part of `closing`, together with idle blocks
 // that are too much now. Lock held.
 void retire(LargeRecord& record, List<LargeRecord>& closing) noexcept {
-  CHECK(record.state == LargeState::live);
-  CHECK(large.stats.live_bytes >= record.committed_bytes);
-  large.stats.live_bytes -= record.committed_bytes;
-  --large.stats.live_blocks;
+  uncount_live(record, LargeState::closing);
   ++large.stats.frees;
   record.touched_bytes = record.committed_bytes;
   if (record.committed_bytes > kIdleBlockMax || large.table.is_frozen()) {
-    record.state = LargeState::closing;
     closing.push_back(&record);
     return;
   }
@@ -289,9 +299,7 @@ void* finish_allocate(LargeRecord& record, std::uint16_t owner, bool* is_zero) n
   os::Lock hold(large.lock);
   *is_zero = record.touched_bytes == 0;
   record.owner = owner;
-  record.state = LargeState::live;
-  large.stats.live_bytes += record.committed_bytes;
-  ++large.stats.live_blocks;
+  count_live(record);
   ++large.stats.allocations;
   return record.base;
 }
@@ -365,15 +373,12 @@ bool large_resize(void* address, std::size_t new_size_bytes) noexcept {
       record->size_bytes = size;
       return true;
     }
-    // While the tail goes the block counts as if it had none; nobody but its owner may use it.
-    large.stats.live_bytes -= record->committed_bytes;
+    uncount_live(*record, LargeState::opening);
     record->size_bytes = size;
-    record->state = LargeState::opening;
   }
   cut_tail(*record, size);
   os::Lock hold(large.lock);
-  large.stats.live_bytes += record->committed_bytes;
-  record->state = LargeState::live;
+  count_live(*record);
   return true;
 }
 
@@ -388,8 +393,7 @@ void* large_move(void* address, std::size_t new_size_bytes) noexcept {
     if (from == nullptr || size <= from->capacity_bytes) return nullptr;  // large_resize() does that
     to = large.table.place(size, vm::kPageBytes);
     if (to == nullptr) return nullptr;
-    from->state = LargeState::opening;
-    large.stats.live_bytes -= from->committed_bytes;
+    uncount_live(*from, LargeState::opening);
   }
   const bool is_moved = move_and_grow(*from, *to, size);
   LargeRecord* const living = is_moved ? to : from;
@@ -397,8 +401,7 @@ void* large_move(void* address, std::size_t new_size_bytes) noexcept {
   {
     os::Lock hold(large.lock);
     living->owner = from->owner;
-    living->state = LargeState::live;
-    large.stats.live_bytes += living->committed_bytes;
+    count_live(*living);
     large.stats.moved += is_moved ? 1u : 0u;
     emptied->state = LargeState::closing;
   }
@@ -453,8 +456,7 @@ void large_in_child() noexcept {
   for (LargeRecord* record = large.table.next(&number); record != nullptr;
        ++number, record = large.table.next(&number)) {
     if (record->state != LargeState::live) continue;
-    large.stats.live_bytes += record->committed_bytes;
-    ++large.stats.live_blocks;
+    count_live(*record);
     record->next = nullptr;  // what the links of a block say that was on its way to or from the idle list
     record->previous = nullptr;
   }

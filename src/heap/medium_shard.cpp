@@ -256,19 +256,20 @@ void MediumShard::purge_runs(ChunkRecord& chunk, const vm::Region& region, bool 
 
 void MediumShard::free_owner(std::uint16_t owner) noexcept {
   for (MediumRange* range = ranges_.first(); range != nullptr; range = List<MediumRange>::next(range)) {
-    Tlsf& engine = engine_of(*range->region);
-    std::uint32_t at = range->first_unit;
-    while (at != kNoUnit) {
-      const std::uint32_t length = engine.run_length(at);
-      if (engine.is_allocated_start(at) && engine.tag(at).owner == owner) {
-        const Run freed = engine.free(at);
-        give(*range->region, at, length);
-        --live_blocks_;
-        ++frees_;
-        at = freed.first;
-      }
-      at = engine.next_run(at);
-    }
+    free_owner_in(*range, owner);
+  }
+}
+
+void MediumShard::free_owner_in(const MediumRange& range, std::uint16_t owner) noexcept {
+  Tlsf& engine = engine_of(*range.region);
+  for (std::uint32_t at = range.first_unit; at != kNoUnit; at = engine.next_run(at)) {
+    if (!engine.is_allocated_start(at) || engine.tag(at).owner != owner) continue;
+    const std::uint32_t length = engine.run_length(at);
+    const Run freed = engine.free(at);
+    give(*range.region, at, length);
+    --live_blocks_;
+    ++frees_;
+    at = freed.first;
   }
 }
 

@@ -107,6 +107,7 @@ class MediumShard {
   void give(const vm::Region& region, std::uint32_t unit, std::uint32_t count) noexcept;
   std::size_t purge_chunk(vm::ChunkRecord& chunk, bool everything) noexcept;
   void purge_runs(vm::ChunkRecord& chunk, const vm::Region& region, bool everything) noexcept;
+  void free_owner_in(const MediumRange& range, std::uint16_t owner) noexcept;
   [[nodiscard]] bool is_free(const MediumRange& range) const noexcept;
   void take_out(MediumRange& range, List<MediumRange>& free_ranges) noexcept;
   [[nodiscard]] bool validate_chunks(const MediumRange& range, std::uint8_t index,

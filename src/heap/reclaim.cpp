@@ -13,11 +13,14 @@ constinit std::uint32_t purge_delay_ms = 250;
 namespace {
 
 constexpr unsigned kMaintainChunks = 32;  // purged by one call of maintain(), per part of the heap
-constexpr unsigned kGrowthChunks = 16;    // purged before growth, per part of the heap
+constexpr unsigned kGrowthChunks = 2;     // purged before growth, per part of the heap, beyond the growth itself
+constexpr std::size_t kPeakMarginShare = 16;  // a little above the peak is not growth: the same work, placed otherwise
+constexpr std::size_t kPeakMarginMin = 2 * kMiB;
 constexpr std::size_t kDirtyLimitMin = 16 * kMiB;
 constexpr std::size_t kDirtyShare = 8;
 
 constinit std::atomic<std::uint64_t> last_maintained_ms{0};
+constinit std::atomic<std::size_t> footprint_peak{0};
 
 }  // namespace
 
@@ -30,13 +33,21 @@ vm::ChunkRecord* obtain_chunks(std::uint32_t count, vm::ChunkKind kind, std::uin
 std::size_t release_free_memory() noexcept { return granules_trim() + medium_trim() + large_trim(); }
 
 void before_growth(std::size_t size_bytes) noexcept {
-  const std::size_t share = vm::ledger.committed_bytes.load(std::memory_order_relaxed) / kDirtyShare;
-  const std::size_t limit = share > kDirtyLimitMin ? share : kDirtyLimitMin;
-  if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) + size_bytes <= limit) return;
-  const std::uint64_t now = os::clock_coarse_ms();
-  static_cast<void>(granules_purge(static_cast<std::uint32_t>(now), 0, kGrowthChunks));
-  static_cast<void>(medium_purge(now, 0, kGrowthChunks));
-  static_cast<void>(large_purge(now, 0));
+  const std::size_t footprint = vm::footprint_bytes() + size_bytes;
+  std::size_t peak = footprint_peak.load(std::memory_order_relaxed);
+  if (footprint <= peak + peak / kPeakMarginShare + kPeakMarginMin) return;
+  const std::size_t limit = footprint / kDirtyShare > kDirtyLimitMin ? footprint / kDirtyShare : kDirtyLimitMin;
+  if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) > limit) {
+    const std::uint64_t now = os::clock_coarse_ms();
+    const auto chunks = static_cast<unsigned>(size_bytes / vm::kChunkBytes) + kGrowthChunks;
+    static_cast<void>(granules_purge(static_cast<std::uint32_t>(now), 0, chunks));
+    static_cast<void>(medium_purge(now, 0, chunks));
+    static_cast<void>(large_purge(now, 0));
+    return;
+  }
+  while (peak < footprint &&
+         !footprint_peak.compare_exchange_weak(peak, footprint, std::memory_order_relaxed)) {
+  }
 }
 
 void maintain(std::uint64_t now_ms) noexcept {

@@ -62,8 +62,8 @@ inline constexpr unsigned kGranuleSize = 16 * kKiB;
 constexpr ClassInfo make_class_info(unsigned size_class) noexcept {
   const std::uint32_t bytes = class_bytes(size_class);
   const unsigned granules = bytes <= kKiB ? 1 : bytes <= 8 * kKiB ? 4 : 16;
-  const std::size_t fits = 8 * kKiB / bytes;
-  const std::size_t least = bytes <= 8 * kKiB ? 4 : 2;
+  const std::size_t fits = 16 * kKiB / bytes;
+  const std::size_t least = bytes <= 8 * kKiB ? 8 : 4;
   const std::size_t magazine = fits < least ? least : fits > 127 ? 127 : fits;
   const std::size_t depot = 64 * kKiB / (bytes * magazine);
   return {bytes,

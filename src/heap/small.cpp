@@ -97,96 +97,136 @@ unsigned batch_limit(const SlabRecord& slab, unsigned wanted, std::uint32_t bloc
   return recycled < wanted ? recycled : wanted;
 }
 
-unsigned take_from(Heap& heap, SlabRecord& slab, std::span<void*> blocks, bool* is_zero) {
+unsigned take_from(Heap& heap, SlabRecord& slab, std::span<void*> cells, bool* is_zero) {
   const std::uint32_t bytes = class_infos[slab.size_class].block_bytes;
-  const unsigned limit = batch_limit(slab, static_cast<unsigned>(blocks.size()), bytes);
-  unsigned taken = 0;
+  const unsigned limit = batch_limit(slab, static_cast<unsigned>(cells.size()), bytes);
+  void** cell = cells.data() + slab.blocks.batch_size(limit);
+  std::byte* const start = slab.start;
   std::uint32_t last = 0;
-  static_cast<void>(slab.blocks.take_batch(bitmap_of(slab), limit, [&](std::uint32_t index) {
-    blocks[taken++] = slab.start + std::size_t{index} * bytes;
+  const unsigned taken = slab.blocks.take_batch(bitmap_of(slab), limit, [&](std::uint32_t index) {
+    *--cell = start + std::size_t{index} * bytes;
     last = index;
-  }));
+  });
   *is_zero = taken == 1 && last >= slab.fresh;
   if (last >= slab.fresh) slab.fresh = static_cast<std::uint16_t>(last + 1);
   if (slab.blocks.is_full()) unlink_available(heap, slab);
   return taken;
 }
 
-// One slab's share of a batch that is being given back.
-struct PutRun {
-  SlabRecord* slab = nullptr;
-  std::uint64_t* bitmap = nullptr;
-  std::uint32_t bytes = 0, inverse = 0;
-};
-
-void put_one(Heap& heap, PutRun& run, void* block) {
-  SlabRecord& slab = *run.slab;
-  const auto offset = static_cast<std::uint32_t>(static_cast<std::byte*>(block) - slab.start);
-  const std::uint32_t index = placement::block_index(offset, run.inverse);
-  if (!placement::is_block_start(offset, index, run.bytes)) {
-    return report_misuse(Misuse::interior_pointer, block, run.bytes);
-  }
-  const placement::Status status = slab.blocks.put(run.bitmap, index);
-  if (status == placement::Status::ok) {
-    ++heap.blocks_returned;
-    return;
-  }
-  const bool is_double = status == placement::Status::double_free;
-  report_misuse(is_double ? Misuse::double_free : Misuse::interior_pointer, block, run.bytes);
-}
-
 // After blocks were put back: the slab has free blocks again, or is wholly free.
-void settle(Heap& heap, SlabRecord* slab) {
-  if (slab == nullptr || slab->blocks.free_count == 0) return;
-  if (!slab->is_available) link_available(heap, *slab);
-  if (!slab->blocks.is_empty()) return;
-  const bool others = slab->next_available != nullptr || slab->previous_available != nullptr;
-  if (others) release_slab(heap, *slab);
+void settle(Heap& heap, SlabRecord& slab) {
+  if (slab.blocks.free_count == 0) return;
+  if (!slab.is_available) link_available(heap, slab);
+  if (!slab.blocks.is_empty()) return;
+  const bool others = slab.next_available != nullptr || slab.previous_available != nullptr;
+  if (others) release_slab(heap, slab);
 }
 
-bool start_run(const Heap& heap, PutRun& run, void* block) {
-  const std::uintptr_t entry = vm::entry_of(block);
-  if (entry <= vm::kEntryMedium || heap_of_entry(entry) != &heap) {
-    // The slab was released since: every block of it was free, so this one was given back before.
-    report_misuse(Misuse::double_free, block, 0);
-    return false;
+// Blocks of one slab on their way back, gathered word by word of its bitmap.
+class PutRun {
+ public:
+  explicit PutRun(Heap& heap) : heap_(heap) {}
+  ~PutRun() { finish(); }
+  PutRun(const PutRun&) = delete;
+  PutRun& operator=(const PutRun&) = delete;
+
+  void add(void* block) {
+    if (static_cast<std::size_t>(static_cast<std::byte*>(block) - start_) >= slab_bytes_ && !open(block)) return;
+    const auto offset = static_cast<std::uint32_t>(static_cast<std::byte*>(block) - start_);
+    const std::uint32_t index = placement::block_index(offset, inverse_);
+    const std::uint64_t bit = std::uint64_t{1} << (index % placement::kWordBits);
+    if (index / placement::kWordBits != word_) next_word(index / placement::kWordBits);
+    if (!placement::is_block_start(offset, index, block_bytes_)) [[unlikely]] {
+      return report_misuse(Misuse::interior_pointer, block, block_bytes_);
+    }
+    if ((mask_ & bit) != 0) [[unlikely]] return report_misuse(Misuse::double_free, block, block_bytes_);
+    mask_ |= bit;
+    ++count_;
   }
-  const unsigned size_class = class_of_entry(entry);
-  run.slab = slab_of(block, size_class);
-  run.bitmap = bitmap_of(*run.slab);
-  run.bytes = class_infos[size_class].block_bytes;
-  run.inverse = class_infos[size_class].inverse;
-  return true;
-}
 
-bool in_slab(const PutRun& run, const void* block) {
-  if (run.slab == nullptr) return false;
-  const std::size_t offset = static_cast<std::size_t>(static_cast<const std::byte*>(block) - run.slab->start);
-  return offset < class_infos[run.slab->size_class].granules * vm::kGranuleBytes;
-}
+ private:
+  // Starts with the slab of the block. False when it has none any more.
+  bool open(void* block) {
+    finish();
+    const std::uintptr_t entry = vm::entry_of(block);
+    if (entry <= vm::kEntryMedium || heap_of_entry(entry) != &heap_) {
+      // The slab was released since: every block of it was free, so this one was given back before.
+      report_misuse(Misuse::double_free, block, 0);
+      return false;
+    }
+    const ClassInfo& info = class_infos[class_of_entry(entry)];
+    slab_ = slab_of(block, class_of_entry(entry));
+    bitmap_ = bitmap_of(*slab_);
+    start_ = slab_->start;
+    slab_bytes_ = info.granules * vm::kGranuleBytes;
+    block_bytes_ = info.block_bytes;
+    inverse_ = info.inverse;
+    word_ = 0;
+    return true;
+  }
+
+  void finish() {
+    if (slab_ == nullptr) return;
+    next_word(0);
+    settle(heap_, *slab_);
+    slab_ = nullptr;
+    slab_bytes_ = 0;
+  }
+
+  void next_word(std::uint32_t word) {
+    if (count_ != 0) {
+      const placement::Status status = slab_->blocks.put_counted(bitmap_, word_, mask_, count_);
+      if (status == placement::Status::ok) [[likely]] {
+        heap_.blocks_returned += count_;
+      } else {
+        put_singly();
+      }
+    }
+    word_ = word;
+    mask_ = 0;
+    count_ = 0;
+  }
+
+  // Something in the word is wrong: finds out which block.
+  void put_singly() {
+    for (std::uint32_t i = 0; i < placement::kWordBits; ++i) {
+      if ((mask_ >> i & 1) == 0) continue;
+      const std::uint32_t index = word_ * placement::kWordBits + i;
+      const placement::Status status = slab_->blocks.put(bitmap_, index);
+      if (status == placement::Status::ok) {
+        ++heap_.blocks_returned;
+        continue;
+      }
+      const bool is_double = status == placement::Status::double_free;
+      report_misuse(is_double ? Misuse::double_free : Misuse::interior_pointer,
+                    start_ + std::size_t{index} * block_bytes_, block_bytes_);
+    }
+  }
+
+  Heap& heap_;
+  SlabRecord* slab_ = nullptr;
+  std::uint64_t* bitmap_ = nullptr;
+  std::byte* start_ = nullptr;
+  std::size_t slab_bytes_ = 0;  // 0: no slab, so that no block lies in it
+  std::uint32_t block_bytes_ = 0, inverse_ = 0;
+  std::uint32_t word_ = 0, count_ = 0;
+  std::uint64_t mask_ = 0;
+};
 
 }  // namespace
 
-unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> blocks, bool* is_zero) noexcept {
+unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> cells, bool* is_zero) noexcept {
   SlabRecord* slab = choose_slab(heap, size_class);
   if (slab == nullptr) slab = new_slab(heap, size_class);
   if (slab == nullptr) return 0;
-  const unsigned taken = take_from(heap, *slab, blocks, is_zero);
+  const unsigned taken = take_from(heap, *slab, cells, is_zero);
   heap.blocks_carved += taken;
   return taken;
 }
 
 void put_blocks(Heap& heap, void* const* blocks, unsigned count) noexcept {
-  PutRun run;
-  for (unsigned i = 0; i < count; ++i) {
-    if (!in_slab(run, blocks[i])) {
-      settle(heap, run.slab);
-      run.slab = nullptr;
-      if (!start_run(heap, run, blocks[i])) continue;
-    }
-    put_one(heap, run, blocks[i]);
-  }
-  settle(heap, run.slab);
+  PutRun run(heap);
+  for (unsigned i = 0; i < count; ++i) run.add(blocks[i]);
 }
 
 std::size_t release_empty_slabs(Heap& heap) noexcept {

@@ -28,11 +28,12 @@ struct alignas(vm::kSlabRecordBytes) SlabRecord {
 };
 static_assert(sizeof(SlabRecord) == vm::kSlabRecordBytes);
 
-// Takes up to `count_max` blocks of a class, ascending in address within a slab, from slabs that have some or from a new
-// one. Returns how many; 0 when there is no memory. When exactly one block is taken and it is known to read as zero
-// without having been touched, *is_zero is set. Blocks of at least 2 KiB are never taken in batches that include fresh
+// Takes up to cells.size() blocks of a class, from a slab that has some or from a new one, and writes them into the first
+// cells in descending order of address, so that a magazine hands them out ascending. Returns how many; 0 when there is no
+// memory. When exactly one block is taken and it is known to read as zero without having been touched, *is_zero is set.
+// Blocks of at least 2 KiB are never taken in batches that include fresh
 // ones, so that calloc can leave them untouched.
-[[nodiscard]] unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> blocks, bool* is_zero) noexcept;
+[[nodiscard]] unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> cells, bool* is_zero) noexcept;
 
 // Gives blocks of the heap back to their slabs, of any classes in any order. Slabs that become empty are released
 // unless they are the last of their class with free blocks. A pointer that is no block, or is free already, is reported

@@ -1,8 +1,8 @@
 // What the small heap holds, counted when asked (namespace glebe::heap).
 //
-// The fast path counts nothing: blocks in use are what was carved out of slabs less what lies in magazines, depots,
-// rings and inboxes. Takes each heap's lock in turn, never two at once. Exact when no other thread runs; otherwise each
-// number is as of a slightly different moment. Never allocates.
+// The fast path counts nothing: blocks in use are what was carved out of slabs less what lies in magazines,
+// depots, rings and inboxes. Takes each heap's lock in turn, never two at once. Exact when no other thread
+// runs; otherwise each number is as of a slightly different moment. Never allocates.
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,8 @@
 #include "platform/process.h"
 #include "src/base/check.h"
 #include "src/heap/allocate.h"
+#include "src/heap/medium.h"
+#include "src/heap/misuse.h"
 #include "src/heap/reclaim.h"
 #include "src/heap/registry.h"
 #include "src/heap/remote.h"
@@ -84,22 +86,21 @@ bool put_into_depot(Heap& heap, Slot& slot, unsigned size_class) {
   return true;
 }
 
-// Fills the magazine from the slabs and returns one block. The slot is empty.
+// Fills half of the magazine from the slabs and returns one block more. The slot is empty.
 void* refill(Heap& heap, unsigned size_class, bool* is_zero) {
   Slot& slot = heap.slots.slot[size_class];
   if (take_from_depot(heap, slot, size_class)) return *slot.top--;
   const bool has_magazine = ensure_magazine(heap, slot, size_class);
   const unsigned half = class_infos[size_class].magazine_blocks / 2u;
-  void* blocks[kMagazineEntries];
+  void* single = nullptr;
+  const std::span<void*> cells = has_magazine ? std::span<void*>(slot.base + 1, half) : std::span<void*>(&single, 1);
   if (!lock_heap(heap)) return nullptr;
   if (!heap.inbox.looks_empty()) drain_inbox(heap);
-  const unsigned wanted = has_magazine && half > 1 ? half : 1;
-  const unsigned taken = take_blocks(heap, size_class, {blocks, wanted}, is_zero);
+  const unsigned taken = take_blocks(heap, size_class, cells, is_zero);
   heap.lock.unlock();
   if (taken == 0) return nullptr;
-  // The lowest address is handed out first: the others lie above the bottom in descending order.
-  for (unsigned i = taken; i-- > 1;) *++slot.top = blocks[i];
-  return blocks[0];
+  if (has_magazine) slot.top = slot.base + taken - 1;
+  return cells[taken - 1];
 }
 
 // Gives the older half of a full magazine back.
@@ -156,6 +157,38 @@ void set_mode(Heap& heap, Mode mode) {
   ThreadBank::set(bank);
 }
 
+constexpr std::uint32_t kSpanPagesMax = kSpanBytesMax / vm::kPageBytes;
+constexpr std::uint32_t kSpanPagesTotal = kMiB / vm::kPageBytes;  // kept by one thread
+
+void drop_span(Heap& heap, Span& span) {
+  if (span.pages == 0) return;
+  const std::size_t size_bytes = span.pages * vm::kPageBytes;
+  heap.span_pages -= span.pages;
+  span.pages = 0;
+  // Two threads may both keep a block that the program freed twice.
+  if (medium_free(span.address) != FreeStatus::ok) report_misuse(Misuse::double_free, span.address, size_bytes);
+}
+
+bool is_kept(const Heap& heap, const void* block) {
+  for (const Span& span : heap.spans) {
+    if (span.pages != 0 && span.address == block) return true;
+  }
+  return false;
+}
+
+// An unused entry, emptied for `pages` more.
+Span& make_room(Heap& heap, std::uint32_t pages) {
+  for (unsigned i = 0; i < kSpanCount && heap.span_pages + pages > kSpanPagesTotal; ++i) {
+    drop_span(heap, heap.spans[(heap.next_span + i) % kSpanCount]);
+  }
+  for (Span& span : heap.spans) {
+    if (span.pages == 0) return span;
+  }
+  Span& oldest = heap.spans[heap.next_span++ % kSpanCount];
+  drop_span(heap, oldest);
+  return oldest;
+}
+
 bool always_closed() { return settings.debug_fill || settings.zero_on_free; }
 
 }  // namespace
@@ -190,7 +223,31 @@ void keep_block(Heap& heap, unsigned size_class, void* block) noexcept {
   *++slot.top = block;
 }
 
+void* take_span(Heap& heap, std::size_t size_bytes) noexcept {
+  const auto pages = static_cast<std::uint32_t>(divide_up(size_bytes, vm::kPageBytes));
+  for (Span& span : heap.spans) {
+    if (span.pages < pages || span.pages > pages + pages / 8) continue;
+    heap.span_pages -= span.pages;
+    span.pages = 0;
+    return span.address;
+  }
+  return nullptr;
+}
+
+bool keep_span(Heap& heap, void* block) noexcept {
+  const auto pages = static_cast<std::uint32_t>(medium_usable(block) / vm::kPageBytes);
+  if (pages == 0 || pages > kSpanPagesMax || medium_owner(block) != 0) return false;
+  if (is_kept(heap, block)) {
+    report_misuse(Misuse::double_free, block, pages * vm::kPageBytes);
+    return true;
+  }
+  make_room(heap, pages) = {block, pages};
+  heap.span_pages += pages;
+  return true;
+}
+
 void flush_caches(Heap& heap) noexcept {
+  for (Span& span : heap.spans) drop_span(heap, span);
   send_all_rings(heap);
   if (!lock_heap(heap)) return;
   for (unsigned c = 0; c < kClassCount; ++c) {
@@ -205,9 +262,11 @@ void flush_caches(Heap& heap) noexcept {
 void tick(Heap& heap) noexcept {
   const std::uint64_t now = os::clock_coarse_ms();
   const auto now_ms = static_cast<std::uint32_t>(now);
-  const bool is_pending = vm::ledger.dirty_bytes.load(std::memory_order_relaxed) >= kPendingBytes;
+  const bool is_pending = is_purge_pending();
   const bool is_closed = ThreadBank::get() == &closed_bank;
   if (now_ms == heap.last_tick_ms) {
+    // Much can be freed within one tick of the clock: from now on the clock is looked at.
+    if (is_pending && ThreadBank::get() == &heap.slots) return set_mode(heap, Mode::closed);
     if (!is_closed || always_closed() || ++heap.closed_passes < kClosedPassesMax) return;
     return set_mode(heap, is_pending ? Mode::metered : Mode::open);
   }
@@ -224,6 +283,10 @@ void tick(Heap& heap) noexcept {
   }
   maintain(now);
   set_mode(heap, is_pending || always_closed() ? Mode::closed : Mode::open);
+}
+
+bool is_purge_pending() noexcept {
+  return vm::ledger.dirty_bytes.load(std::memory_order_relaxed) >= kPendingBytes;
 }
 
 unsigned cached_blocks(const Heap& heap, unsigned size_class) noexcept {

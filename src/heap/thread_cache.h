@@ -20,7 +20,14 @@ namespace glebe::heap {
 // Puts a block into the magazine of its class, making room first.
 void keep_block(Heap& heap, unsigned size_class, void* block) noexcept;
 
-// Gives every cached block back to its slab and sends the rings.
+// Medium blocks of up to kSpanBytesMax. take_span returns one that is not much larger than asked for, or nullptr;
+// keep_span takes a block that is being freed, or refuses it (false): then the medium heap gets it. A block that is kept
+// already is reported as a double free.
+inline constexpr std::size_t kSpanBytesMax = 256 * kKiB;
+[[nodiscard]] void* take_span(Heap& heap, std::size_t size_bytes) noexcept;
+[[nodiscard]] bool keep_span(Heap& heap, void* block) noexcept;
+
+// Gives every cached block back to where it came from and sends the rings.
 void flush_caches(Heap& heap) noexcept;
 
 // Looks at the clock: maintenance that is due, rings to send, the mode to be in.
@@ -28,5 +35,8 @@ void tick(Heap& heap) noexcept;
 
 // Blocks in the magazines and depots of a class; exact for the owner, approximate for anybody else.
 [[nodiscard]] unsigned cached_blocks(const Heap& heap, unsigned size_class) noexcept;
+
+// Whether free memory waits to be purged, so that slow paths should look at the clock.
+[[nodiscard]] bool is_purge_pending() noexcept;
 
 }  // namespace glebe::heap

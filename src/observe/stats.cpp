@@ -4,9 +4,11 @@
 #include "src/heap/large.h"
 #include "src/heap/medium.h"
 #include "src/heap/misuse.h"
+#include "src/heap/registry.h"
 #include "src/heap/small_stats.h"
 #include "src/observe/observe.h"
 #include "src/vm/ledger.h"
+#include "src/vm/region.h"
 
 namespace glebe::observe {
 
@@ -30,10 +32,22 @@ void add_small(Snapshot& to) noexcept {
   for (unsigned i = 0; i < heap::kClassCount; ++i) to.classes[i] = small.classes[i];
 }
 
+// What threads keep for reuse is in use for the medium heap, and free for the program.
+void add_medium_cached(Snapshot& to) noexcept {
+  for (const heap::Heap* heap = heap::first_heap(); heap != nullptr; heap = heap->next_heap) {
+    for (const heap::Span& span : heap->spans) {
+      to.medium_cached_bytes += span.pages * vm::kPageBytes;
+      to.medium_cached_blocks += span.pages != 0 ? 1 : 0;
+    }
+  }
+}
+
 void add_medium(Snapshot& to) noexcept {
+  to.medium_cached_bytes = to.medium_cached_blocks = 0;
+  add_medium_cached(to);
   const heap::MediumStats medium = heap::medium_stats();
-  to.medium_live_bytes = medium.live_bytes;
-  to.medium_live_blocks = medium.live_blocks;
+  to.medium_live_bytes = medium.live_bytes - to.medium_cached_bytes;
+  to.medium_live_blocks = medium.live_blocks - to.medium_cached_blocks;
   to.medium_free_bytes = medium.free_bytes;
   to.medium_dirty_bytes = medium.dirty_bytes;
   to.medium_largest_free_bytes = medium.largest_free_bytes;

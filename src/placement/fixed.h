@@ -80,20 +80,26 @@ struct FixedSlab {
     return (words[index / kWordBits] >> (index % kWordBits) & 1) != 0;
   }
 
+  // How many blocks take_batch() would take.
+  [[nodiscard]] std::uint32_t batch_size(std::uint32_t count_max) const noexcept {
+    return count_max < free_count ? count_max : free_count;
+  }
+
   // Takes up to `count_max` free blocks, the lowest first, and calls sink(index) for each in ascending order.
   // Returns how many. The sink does not touch this slab.
   template <typename Sink>
   std::uint32_t take_batch(std::uint64_t* words, std::uint32_t count_max, Sink&& sink) noexcept {
-    const std::uint32_t wanted = count_max < free_count ? count_max : free_count;
+    const std::uint32_t wanted = batch_size(count_max);
     std::uint32_t left = wanted;
     std::uint32_t at = hint_word;
     while (left != 0) {
       // free_count promises that a free bit lies ahead.
       while (words[at] == 0) ++at;
-      const std::uint64_t taken = lowest_bits(words[at], left);
-      words[at] &= ~taken;
-      left -= static_cast<std::uint32_t>(std::popcount(taken));
-      expand(taken, at * kWordBits, sink);
+      std::uint64_t word = words[at];
+      for (; word != 0 && left != 0; word &= word - 1, --left) {
+        sink(at * kWordBits + static_cast<std::uint32_t>(std::countr_zero(word)));
+      }
+      words[at] = word;
     }
     ASSERT(wanted == 0 || at < word_count(block_count));
     hint_word = at;
@@ -127,12 +133,17 @@ struct FixedSlab {
 
   // Gives the blocks [64 * at, 64 * at + 64) back whose bit is set in `mask`: all of them, or none unless ok.
   [[nodiscard]] Status put_mask(std::uint64_t* words, std::uint32_t at, std::uint64_t mask) noexcept {
+    return put_counted(words, at, mask, static_cast<std::uint32_t>(std::popcount(mask)));
+  }
+  // The same when the number of bits in `mask` is known.
+  [[nodiscard]] Status put_counted(std::uint64_t* words, std::uint32_t at, std::uint64_t mask,
+                                   std::uint32_t count) noexcept {
     if (mask == 0) return Status::ok;
     if (at >= word_count(block_count)) return Status::out_of_range;
     if ((mask & ~valid_bits(at)) != 0) return Status::out_of_range;
     if ((words[at] & mask) != 0) return Status::double_free;
     words[at] |= mask;
-    free_count += static_cast<std::uint32_t>(std::popcount(mask));
+    free_count += count;
     if (at < hint_word) hint_word = at;
     return Status::ok;
   }
@@ -161,13 +172,6 @@ struct FixedSlab {
   [[nodiscard]] std::uint64_t valid_bits(std::uint32_t at) const noexcept {
     const std::uint32_t left = block_count - at * kWordBits;
     return left >= kWordBits ? ~std::uint64_t{0} : bit_range(0, left);
-  }
-  // The lowest `count` set bits of `word`, or all of them when there are fewer. count > 0.
-  [[nodiscard]] static std::uint64_t lowest_bits(std::uint64_t word, std::uint32_t count) noexcept {
-    if (static_cast<std::uint32_t>(std::popcount(word)) <= count) return word;
-    std::uint64_t rest = word;
-    for (std::uint32_t skipped = 0; skipped < count; ++skipped) rest &= rest - 1;
-    return word ^ rest;
   }
   template <typename Sink>
   static void expand(std::uint64_t bits, std::uint32_t first, Sink& sink) noexcept {

@@ -36,11 +36,6 @@ Run Tlsf::allocate(std::uint32_t length) noexcept {
 
 Run Tlsf::free(std::uint32_t first) noexcept {
   if (!has_state(first, kAllocated)) return refuse(refusal(first));
-  return release(first);
-}
-
-// Makes the run at `first`, which is in no bin, free and merges it with its free neighbours.
-Run Tlsf::release(std::uint32_t first) noexcept {
   Tag* const tags = tags_;
   Tag& own = tags[first];
   std::uint32_t start = first;
@@ -73,7 +68,8 @@ Run Tlsf::release(std::uint32_t first) noexcept {
 }
 
 // Hands out the first `length` units of a free run that is in no bin; the rest becomes a free run again.
-Run Tlsf::carve(std::uint32_t first, std::uint32_t run_length, std::uint32_t length) noexcept {
+[[gnu::always_inline]] inline Run Tlsf::carve(std::uint32_t first, std::uint32_t run_length,
+                                              std::uint32_t length) noexcept {
   Tag* const tags = tags_;
   const std::uint32_t last = first + run_length - 1;
   const std::uint32_t rest = run_length - length;
@@ -95,7 +91,7 @@ Run Tlsf::carve(std::uint32_t first, std::uint32_t run_length, std::uint32_t len
   return Run{first, length, Status::ok};
 }
 
-void Tlsf::insert(std::uint32_t first, std::uint32_t length) noexcept {
+[[gnu::always_inline]] inline void Tlsf::insert(std::uint32_t first, std::uint32_t length) noexcept {
   const unsigned bin = bin_of(length);
   const std::uint32_t head = heads_[bin];
   tags_[first].previous = 0;
@@ -109,7 +105,7 @@ void Tlsf::insert(std::uint32_t first, std::uint32_t length) noexcept {
   }
 }
 
-void Tlsf::unlink(std::uint32_t first, std::uint32_t length) noexcept {
+[[gnu::always_inline]] inline void Tlsf::unlink(std::uint32_t first, std::uint32_t length) noexcept {
   const std::uint32_t previous = tags_[first].previous;
   const std::uint32_t next = tags_[first].next;
   if (next != 0) tags_[next - 1].previous = previous;
@@ -139,7 +135,7 @@ unsigned Tlsf::next_bin(unsigned bin) const noexcept {
 
 // Of the first runs in the request's own bin one of exactly its length, else the shortest that fits, else the
 // head of the next bin, where everything fits.
-std::uint32_t Tlsf::find_first(std::uint32_t length) const noexcept {
+[[gnu::always_inline]] inline std::uint32_t Tlsf::find_first(std::uint32_t length) const noexcept {
   const unsigned bin = bin_of(length);
   std::uint32_t best = 0;
   std::uint32_t best_length = kNoUnit;
@@ -264,7 +260,8 @@ Run Tlsf::shrink(std::uint32_t first, std::uint32_t new_length) noexcept {
   const std::uint32_t tail = first + new_length;
   tags_[tail].length = own.length - new_length;
   own.length = new_length;
-  const Run freed = release(tail);
+  tags_[tail].state |= kAllocated;
+  const Run freed = free(tail);
   tags_[tail].state &= bits(~unsigned{kFormer});  // nobody was given a run that starts here
   return freed;
 }
@@ -282,7 +279,8 @@ std::uint32_t Tlsf::take_free_run(std::uint32_t first) noexcept {
 Run Tlsf::put_back(std::uint32_t first) noexcept {
   if (!has_state(first, kTaken)) return refuse(refusal(first));
   const bool was_handed_out = (tags_[first].state & kFormer) != 0;
-  const Run freed = release(first);
+  tags_[first].state ^= kTaken | kAllocated;
+  const Run freed = free(first);
   if (!was_handed_out) tags_[first].state &= bits(~unsigned{kFormer});
   return freed;
 }

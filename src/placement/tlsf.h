@@ -186,7 +186,6 @@ class Tlsf {
   [[nodiscard]] bool fits(std::uint32_t first, Request request) const noexcept;
 
   Run carve(std::uint32_t first, std::uint32_t run_length, std::uint32_t length) noexcept;
-  Run release(std::uint32_t first) noexcept;
   [[nodiscard]] Status refusal(std::uint32_t first) const noexcept;
 
   [[nodiscard]] bool validate_range(const Range& range, Census& census) const noexcept;

@@ -71,15 +71,25 @@ ChunkRecord* open_run(const Region& region, placement::Run run, ChunkKind kind, 
   return record_at(region, run.first);
 }
 
+void account_touched(unsigned added, unsigned removed) {
+  ledger.chunk_touched_bytes.fetch_add((std::size_t{added} - removed) * kPageBytes, std::memory_order_relaxed);
+}
+
+void forget_touched(ChunkRecord& chunk) {
+  account_touched(0, touched_pages(chunk, 0, kPagesPerChunk));
+  for (std::uint64_t& word : chunk.touched) word = 0;
+}
+
 // Decommits the committed prefix, or at least purges it; says how much stays committed in the record.
 void empty_chunk(ChunkRecord& chunk) {
   if (chunk.committed_bytes == 0) return;
   if (os::decommit(chunk.base, kChunkBytes)) {
     ledger_decommit(chunk.committed_bytes);
+    ledger.chunk_committed_bytes.fetch_sub(chunk.committed_bytes, std::memory_order_relaxed);
     chunk.committed_bytes = 0;
-    for (std::uint64_t& word : chunk.touched) word = 0;
+    forget_touched(chunk);
   } else if (os::purge(chunk.base, chunk.committed_bytes)) {
-    for (std::uint64_t& word : chunk.touched) word = 0;
+    forget_touched(chunk);
   }
 }
 
@@ -161,6 +171,7 @@ bool commit_prefix(ChunkRecord& chunk, std::uint32_t end_bytes) noexcept {
     if (!os::commit(chunk.base + chunk.committed_bytes, wanted - chunk.committed_bytes)) return false;
   }
   ledger_commit(wanted - chunk.committed_bytes);
+  ledger.chunk_committed_bytes.fetch_add(wanted - chunk.committed_bytes, std::memory_order_relaxed);
   chunk.committed_bytes = wanted;
   return true;
 }
@@ -185,6 +196,7 @@ bool take_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
     chunk.touched[word] |= mask;
   });
   account_dirty(chunk, 0, were_touched);
+  account_touched(count - were_touched, 0);
   chunk.used_pages = static_cast<std::uint16_t>(chunk.used_pages + count);
   chunk.active = true;
   return were_touched == 0;
@@ -211,13 +223,14 @@ bool purge_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
   if (!os::purge(chunk.base + first * kPageBytes, count * kPageBytes)) return false;
   for_each_mask(first, count, [&](unsigned word, std::uint64_t mask) { chunk.touched[word] &= ~mask; });
   account_dirty(chunk, 0, touched);
+  account_touched(0, touched);
   ledger.purged_bytes_total.fetch_add(touched * kPageBytes, std::memory_order_relaxed);
   return true;
 }
 
 void consider_huge(ChunkRecord& chunk) noexcept {
   if (!chunk_policy.huge_pages || chunk.huge) return;
-  if (ledger.committed_bytes.load(std::memory_order_relaxed) < chunk_policy.huge_minimum_bytes) return;
+  if (footprint_bytes() < chunk_policy.huge_minimum_bytes) return;
   if (!os::huge_pages_on_advice()) return;
   if (os::clock_coarse_ms() < stall_guard.paused_until_ms.load(std::memory_order_relaxed)) return;
   if (!commit_prefix(chunk, kChunkBytes)) return;

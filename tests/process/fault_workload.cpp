@@ -180,6 +180,27 @@ void with_child() {
   expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ends well", static_cast<std::size_t>(status));
 }
 
+// Growth in place and beyond the address slot: 40 MiB to 640 MiB and back.
+void grow_large() {
+  std::size_t size = 40 * kMiB;
+  auto* block = static_cast<unsigned char*>(opaque(malloc(size)));
+  if (!usable(block, size)) return;
+  fill(block, size, 0x71);
+  for (const std::size_t next : {60 * kMiB, 130 * kMiB, 300 * kMiB, 640 * kMiB, 100 * kMiB, 35 * kMiB}) {
+    errno = 0;
+    auto* moved = static_cast<unsigned char*>(opaque(realloc(block, next)));
+    if (usable(moved, next)) {
+      const std::size_t kept = size < next ? size : next;
+      expect(moved[0] == 0x71 && moved[(kept - 1) / kSparseStep * kSparseStep] == 0x71, "large realloc keeps contents");
+      block = moved;
+      size = next;
+      fill(block, size, 0x71);
+    }
+    expect(holds(block, size, 0x71), "a large block is whole after realloc", size);
+  }
+  free(block);
+}
+
 void recovered() {
   for (const std::size_t size : {std::size_t{40}, std::size_t{5000}, std::size_t{200'000}, 3 * kMiB, 50 * kMiB}) {
     auto* block = static_cast<unsigned char*>(opaque(malloc(size)));
@@ -194,6 +215,7 @@ void recovered() {
 int main(int argc, char** argv) {
   with_threads();
   with_child();
+  grow_large();
   for (Holder& holder : main_holders) check_and_free(holder);
   if (argc > 1 && std::strcmp(argv[1], "recover") == 0) recovered();
   if (glebe_heap_validate != nullptr) expect(glebe_heap_validate() == 1, "the accounting is exact");

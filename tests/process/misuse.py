@@ -18,6 +18,8 @@ KINDS = [('double_free', 28, DOUBLE), ('interior_free', 12, INVALID), ('foreign_
 
 # The fast path of a sized delete does not look at the size: for small blocks finding it is allowed, not promised.
 UNPROMISED = {('sized_free', variant) for variant in (0, 1, 2, 3, 5, 7)}
+# malloc_usable_size only asks: it answers 0 for what is not a block.
+UNPROMISED.add(('foreign_free', 7))
 
 
 def pointer_of(outcome):
