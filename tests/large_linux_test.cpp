@@ -32,7 +32,10 @@ std::size_t committed() { return vm::ledger.committed_bytes.load() - vm::ledger.
 template <typename Child>
 int run_in_child(Child child) {
   const pid_t id = ::fork();
-  if (id == 0) ::_exit(child());
+  if (id == 0) {
+    ::alarm(30);  // a child that hangs fails the test
+    ::_exit(child());
+  }
   int status = 0;
   if (::waitpid(id, &status, 0) != id) return 99;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);

@@ -9,7 +9,10 @@
 #include <cstring>
 #include <thread>
 
+#include "platform/vm.h"
+#include "src/base/bits.h"
 #include "src/heap/medium.h"
+#include "src/vm/directory.h"
 #include "tests/catch.h"
 
 using glebe::heap::FreeStatus;
@@ -21,6 +24,7 @@ namespace {
 
 constexpr std::size_t kSize = 100 * 1024;
 constexpr unsigned kBlocks = 20;
+constexpr int kNotOdd = 255;
 
 // Holds the shard's lock while the test forks: medium_walk() calls this under it.
 struct Gate {
@@ -103,7 +107,8 @@ int check_refusal() {
   if (!refuse_memory(true)) return __LINE__;
   for (unsigned i = 0; i < 3; ++i) {
     if (medium_allocate(kLarge, 4096, 0, &is_zero) != nullptr) return __LINE__;
-    if (glebe::heap::medium_resize(held, kLarge)) return __LINE__;
+    if (glebe::heap::medium_resize(held, 3 * 1024 * 1024)) return __LINE__;  // has room, gets no memory
+    if (medium_usable(held) >= 2 * kSize) return __LINE__;
   }
   if (!glebe::heap::medium_validate()) return __LINE__;
   const glebe::heap::MediumStats after = glebe::heap::medium_stats();
@@ -114,6 +119,34 @@ int check_refusal() {
   if (block == nullptr) return __LINE__;
   std::memset(block, 1, kLarge);
   if (medium_free(block) != FreeStatus::ok || medium_free(held) != FreeStatus::ok) return __LINE__;
+  return glebe::heap::medium_validate() ? 0 : __LINE__;
+}
+
+// Blocks from a region that starts at an odd multiple of the chunk size.
+int check_odd_region(std::size_t shift_bytes) {
+  if (glebe::os::reserve(shift_bytes, glebe::vm::kChunkBytes) == nullptr) return __LINE__;
+  constexpr std::size_t kLargest = glebe::heap::kMediumMaxBytes;
+  const unsigned regions_before = glebe::vm::region_count.load();
+  glebe::vm::regions[0].frozen = true;                         // as if it were full
+  glebe::vm::requested_chunk_space_bytes = 512 * glebe::kMiB;  // such a region is aligned to chunks only
+  for (unsigned i = 0; i < 4; ++i) {
+    for (std::size_t align = 4096; align <= kLargest; align *= 2) {
+      bool is_zero = false;
+      auto* block = static_cast<std::byte*>(medium_allocate(kLargest, align, 0, &is_zero));
+      if (block == nullptr) return __LINE__;
+      if (!glebe::is_aligned(reinterpret_cast<std::uintptr_t>(block), align)) return __LINE__;
+      if (glebe::vm::regions[0].contains(block)) return __LINE__;
+      if (glebe::vm::entry_of(block) != glebe::vm::kEntryMedium) return __LINE__;
+      block[0] = block[kLargest - 1] = std::byte{1};
+      if (medium_usable(block) != kLargest) return __LINE__;
+      if (!glebe::heap::medium_validate()) return __LINE__;
+      if (i % 2 == 0 && medium_free(block) != FreeStatus::ok) return __LINE__;
+    }
+  }
+  if (glebe::vm::region_count.load() == regions_before) return __LINE__;
+  const std::byte* base = glebe::vm::regions[regions_before].chunk_base;
+  if (glebe::is_aligned(reinterpret_cast<std::uintptr_t>(base), kLargest)) return kNotOdd;
+  static_cast<void>(glebe::heap::medium_trim());
   return glebe::heap::medium_validate() ? 0 : __LINE__;
 }
 
@@ -143,4 +176,14 @@ TEST_CASE("a forked child uses the medium heap whether or not its lock was held"
 TEST_CASE("V7 P8 a medium allocation that the system refuses changes nothing and succeeds later", "[heap]") {
   static_cast<void>(glebe::heap::medium_trim());
   CHECK(run_in_child(check_refusal) == 0);
+}
+
+TEST_CASE("P14 medium alignment does not depend on where a region starts", "[heap]") {
+  // The system chooses the place; one in sixteen is aligned by chance and shows nothing.
+  int line = kNotOdd;
+  for (int tries = 0; tries < 20 && line == kNotOdd; ++tries) {
+    const std::size_t shift_bytes = glebe::kGiB + static_cast<std::size_t>(tries) * glebe::vm::kChunkBytes;
+    line = run_in_child([=] { return check_odd_region(shift_bytes); });
+  }
+  CHECK(line == 0);
 }

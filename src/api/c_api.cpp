@@ -36,12 +36,9 @@ void* allocate_from_heap(glebe_heap* handle, std::size_t size_bytes, std::size_t
     errno = EINVAL;
     return nullptr;
   }
-  const int saved = errno;
   const bool is_possible = size_bytes <= kSizeMax && align_bytes <= kSizeMax - size_bytes;
   void* block = is_possible ? heap::allocate_from(heap, size_bytes, align_bytes) : nullptr;
-  if (block == nullptr) observe::count_failed_allocation();
-  errno = block != nullptr ? saved : ENOMEM;
-  return block;
+  return block != nullptr ? block : out_of_memory();
 }
 
 // Copies what fits into the caller's buffer and counts the rest.
@@ -140,19 +137,15 @@ size_t glebe_trim(void) {
 
 glebe_heap* glebe_heap_new(void) {
   api::ensure_configured();
-  const int saved = errno;
   heap::Heap* heap = heap::create_heap();
-  if (heap == nullptr) observe::count_failed_allocation();
-  errno = heap != nullptr ? saved : ENOMEM;
+  if (heap == nullptr) api::out_of_memory();
   return api::handle_of_heap(heap);
 }
 
 void glebe_heap_free(glebe_heap* heap) {
   if (heap == nullptr) return;
-  const int saved = errno;
   heap::Heap* live = api::checked_heap(heap);
   if (live != nullptr) heap::destroy_heap(live);
-  errno = saved;
 }
 
 void* glebe_heap_malloc(glebe_heap* heap, size_t size) { return api::allocate_from_heap(heap, size, 0); }

@@ -1,4 +1,5 @@
-// The slow halves of the allocation calls. No state.
+// The slow halves of the allocation calls. No state. The layers below preserve errno (platform/vm.h,
+// process.h), so it is written here alone, on failure.
 #include "src/api/entry.h"
 
 #include <cerrno>
@@ -8,53 +9,34 @@
 #include "src/observe/observe.h"
 
 namespace glebe::api {
-namespace {
 
-// Keeps errno as it was over calls that may disturb it: free() has to, and successful calls do it as well.
-class KeepErrno {
- public:
-  KeepErrno() noexcept : saved_(errno) {}
-  ~KeepErrno() { errno = saved_; }
-  KeepErrno(const KeepErrno&) = delete;
-  KeepErrno& operator=(const KeepErrno&) = delete;
-  void replace(int value) noexcept { saved_ = value; }
-
- private:
-  int saved_;
-};
-
-void* checked(void* block, KeepErrno& keep) noexcept {
-  if (block == nullptr) [[unlikely]] {
-    keep.replace(ENOMEM);
-    observe::count_failed_allocation();
-  }
-  return block;
+void* out_of_memory() noexcept {
+  observe::count_failed_allocation();
+  errno = ENOMEM;
+  return nullptr;
 }
 
-}  // namespace
-
 void* allocate_slow(std::size_t size_bytes) noexcept {
-  KeepErrno keep;
   ensure_configured();
-  return checked(heap::allocate_slow(size_bytes), keep);
+  void* block = heap::allocate_slow(size_bytes);
+  return block != nullptr ? block : out_of_memory();
 }
 
 void* allocate_zeroed(std::size_t count, std::size_t size_bytes) noexcept {
-  KeepErrno keep;
   ensure_configured();
   std::size_t product = 0;
-  const bool is_too_large = __builtin_mul_overflow(count, size_bytes, &product) || product > kSizeMax;
-  if (is_too_large) return checked(nullptr, keep);
-  return checked(heap::allocate_zeroed(product), keep);
+  if (__builtin_mul_overflow(count, size_bytes, &product) || product > kSizeMax) return out_of_memory();
+  void* block = heap::allocate_zeroed(product);
+  return block != nullptr ? block : out_of_memory();
 }
 
 void* allocate_aligned(std::size_t size_bytes, std::size_t align_bytes) noexcept {
   if (align_bytes <= kDefaultAlignBytes) return allocate(size_bytes);
-  KeepErrno keep;
   ensure_configured();
   // The sum of both must be addressable, whatever the heap does to find an aligned place.
-  if (align_bytes > kSizeMax || size_bytes > kSizeMax - align_bytes) return checked(nullptr, keep);
-  return checked(heap::allocate_aligned(size_bytes, align_bytes), keep);
+  if (align_bytes > kSizeMax || size_bytes > kSizeMax - align_bytes) return out_of_memory();
+  void* block = heap::allocate_aligned(size_bytes, align_bytes);
+  return block != nullptr ? block : out_of_memory();
 }
 
 void* reallocate(void* block, std::size_t size_bytes) noexcept {
@@ -63,22 +45,19 @@ void* reallocate(void* block, std::size_t size_bytes) noexcept {
     free_block(block);
     return nullptr;
   }
-  KeepErrno keep;
   ensure_configured();
-  if (size_bytes > kSizeMax) return checked(nullptr, keep);
-  return checked(heap::reallocate(block, size_bytes), keep);
+  void* resized = size_bytes <= kSizeMax ? heap::reallocate(block, size_bytes) : nullptr;
+  return resized != nullptr ? resized : out_of_memory();
 }
 
 void free_slow(void* block) noexcept {
   if (block == nullptr) return;
-  const KeepErrno keep;
   ensure_configured();
   heap::free_slow(block);
 }
 
 void free_sized_slow(void* block, std::size_t size_bytes, std::size_t align_bytes) noexcept {
   if (block == nullptr) return;
-  const KeepErrno keep;
   ensure_configured();
   // What is not a live block is left to free_slow, which knows what else it may be.
   const std::size_t usable = heap::usable_bytes(block);

@@ -13,8 +13,11 @@
 
 namespace glebe::api {
 
-inline constexpr std::size_t kSizeMax = PTRDIFF_MAX;        // larger requests fail
-inline constexpr std::size_t kDefaultAlignBytes = 16;       // of every block
+inline constexpr std::size_t kSizeMax = PTRDIFF_MAX;  // larger requests fail
+inline constexpr std::size_t kDefaultAlignBytes = 16;  // of every block
+
+// Counts the failure, sets errno and returns nullptr.
+void* out_of_memory() noexcept;
 
 [[nodiscard]] void* allocate_slow(std::size_t size_bytes) noexcept;
 [[nodiscard]] void* allocate_zeroed(std::size_t count, std::size_t size_bytes) noexcept;

@@ -55,10 +55,10 @@ GLEBE_API void* memalign(std::size_t alignment, std::size_t size) noexcept {
 // Reports by its result alone: errno and *result stay as they are on failure.
 GLEBE_API int posix_memalign(void** result, std::size_t alignment, std::size_t size) noexcept {
   if (!is_power_of_two(alignment) || alignment < sizeof(void*)) return EINVAL;
-  const int saved = errno;
+  const int before = errno;
   void* block = api::allocate_aligned(size, alignment);
   if (block == nullptr) {
-    errno = saved;
+    errno = before;
     return ENOMEM;
   }
   *result = block;

@@ -24,7 +24,7 @@ namespace glebe::api {
 // it throws and refers to bad_alloc.
 extern "C" {
 [[gnu::weak]] GLEBE_API std::new_handler runtime_get_new_handler() __asm__("_ZSt15get_new_handlerv");
-[[gnu::weak]] GLEBE_API void* runtime_allocate_exception(std::size_t size) __asm__("__cxa_allocate_exception");
+[[gnu::weak]] GLEBE_API void* runtime_new_exception(std::size_t size) __asm__("__cxa_allocate_exception");
 [[gnu::weak, noreturn]] GLEBE_API void runtime_throw(void* object, void* type, void (*destroy)(void*))
     __asm__("__cxa_throw");
 [[gnu::weak]] GLEBE_API void runtime_destroy_bad_alloc(void* object) __asm__("_ZNSt9bad_allocD1Ev");
@@ -52,7 +52,7 @@ std::new_handler current_handler() noexcept {
 // throw std::bad_alloc{} when the program was linked with a runtime; otherwise returns.
 void throw_if_linked() {
   if (&runtime_throw == nullptr || &runtime_destroy_bad_alloc == nullptr) return;
-  void* object = runtime_allocate_exception(sizeof(void*));  // a bad_alloc is a pointer to its virtual functions
+  void* object = runtime_new_exception(sizeof(void*));  // a bad_alloc holds one pointer, to its vtable
   *static_cast<void**>(object) = &runtime_vtable_of_bad_alloc[2];
   runtime_throw(object, &runtime_type_of_bad_alloc, &runtime_destroy_bad_alloc);
 }

@@ -272,6 +272,7 @@ void granules_in_child() noexcept {
   if (!pool.lock.is_held() || pool.lock.held_by_me()) return;
   pool.lock.reset_in_child();
   pool.dirty.forget_all();
+  pool.chunks = pool.used_granules = 0;  // from now on frozen chunks are not counted
   const unsigned regions_now = vm::region_count.load(std::memory_order_acquire);
   for (unsigned i = 0; i < regions_now; ++i) {
     const vm::Region& region = vm::regions[i];
@@ -300,7 +301,7 @@ bool granules_validate() noexcept {
     const vm::Region& region = vm::regions[i];
     for (std::uint32_t c = 0; c < region.chunks_covered; ++c) {
       const ChunkRecord& chunk = *vm::chunk_of(region, region.chunk_base + std::size_t{c} * vm::kChunkBytes);
-      if (chunk.kind != ChunkKind::small) continue;
+      if (chunk.kind != ChunkKind::small || chunk.frozen) continue;
       const unsigned here = static_cast<unsigned>(std::popcount(chunk.used[0]) + std::popcount(chunk.used[1]));
       if (chunk.used_pages != here * kPagesPerGranule || chunk.fit != fit_of(chunk)) return false;
       const unsigned touched = vm::touched_pages(chunk, 0, vm::kPagesPerChunk);

@@ -42,6 +42,7 @@ bool slab_is_sound(const Heap& heap, const SlabRecord& slab) {
 }
 
 bool heap_is_sound(Heap& heap) {
+  if (heap.state.load(std::memory_order_relaxed) == HeapState::frozen) return true;  // nothing is known of it
   os::Lock hold(heap.lock);
   std::size_t slabs = 0, available = 0, listed = 0, taken = 0;
   for (const SlabRecord* slab = heap.slabs; slab != nullptr; slab = slab->next) {
@@ -65,10 +66,16 @@ std::size_t blocks_in_rings() {
   std::size_t blocks = 0;
   for (const Heap* heap = first_heap(); heap != nullptr; heap = heap->next_heap) {
     blocks += heap->inbox_blocks.load(std::memory_order_relaxed);
-    for (const Ring* ring : heap->rings) blocks += ring != nullptr ? ring->count : 0;
+    for (Ring* const& each : heap->rings) {
+      const Ring* ring = peek(each);
+      if (ring != nullptr) blocks += peek(ring->count);
+    }
   }
   return blocks;
 }
+
+// What is cached was counted a moment after what is taken, and may be more by now. validate() is the exact balance.
+void subtract(std::size_t& from, std::size_t blocks) { from -= from < blocks ? from : blocks; }
 
 void add_heap(Heap& heap, SmallStats& stats) {
   os::Lock hold(heap.lock);
@@ -83,7 +90,7 @@ void add_heap(Heap& heap, SmallStats& stats) {
   for (unsigned c = 0; c < kClassCount; ++c) {
     const std::size_t cached = cached_blocks(heap, c);
     stats.classes[c].cached_blocks += cached;
-    stats.classes[c].live_blocks -= cached;
+    subtract(stats.classes[c].live_blocks, cached);
   }
 }
 
@@ -94,9 +101,10 @@ void count_heap(const Heap& heap, SmallStats& stats) {
   stats.heaps += state == HeapState::thread_owned || state == HeapState::first_class || state == HeapState::shared;
 }
 
-void visit_each(const Heap* heap, void (*visit)(void*, const HeapStats&), void* context) {
+void visit_each(Heap* heap, void (*visit)(void*, const HeapStats&), void* context) {
   const HeapState state = heap->state.load(std::memory_order_relaxed);
   if (state == HeapState::unused) return;
+  os::Lock hold(heap->lock);
   visit(context, {state, heap->id, heap->slab_count, heap->blocks_carved, heap->blocks_returned});
 }
 
@@ -138,12 +146,12 @@ void small_stats(SmallStats& stats) noexcept {
   }
   // Blocks that wait in rings and inboxes are free too; their classes are not known.
   const std::size_t waiting = blocks_in_rings();
-  stats.live_blocks -= waiting;
+  subtract(stats.live_blocks, waiting);
   stats.cached_blocks += waiting;
 }
 
 void walk_heaps(void (*visit)(void* context, const HeapStats& heap), void* context) noexcept {
-  for (const Heap* heap = first_heap(); heap != nullptr; heap = heap->next_heap) visit_each(heap, visit, context);
+  for (Heap* heap = first_heap(); heap != nullptr; heap = heap->next_heap) visit_each(heap, visit, context);
 }
 
 }  // namespace glebe::heap

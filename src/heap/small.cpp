@@ -263,7 +263,9 @@ BlockState block_state(const void* address, unsigned size_class) noexcept {
   const auto offset = static_cast<std::uint32_t>(static_cast<const std::byte*>(address) - slab.start);
   const std::uint32_t index = placement::block_index(offset, info.inverse);
   if (!placement::is_block_start(offset, index, info.block_bytes) || index >= info.blocks) return BlockState::interior;
-  return slab.blocks.is_free(bitmap_of(slab), index) ? BlockState::free : BlockState::taken;
+  // Without the lock: neighbours in the word come and go, the bit of a live block stays.
+  const std::uint64_t word = peek(bitmap_of(slab)[index / placement::kWordBits]);
+  return (word >> (index % placement::kWordBits) & 1) != 0 ? BlockState::free : BlockState::taken;
 }
 
 }  // namespace glebe::heap

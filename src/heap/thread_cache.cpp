@@ -290,9 +290,14 @@ bool is_purge_pending() noexcept {
 }
 
 unsigned cached_blocks(const Heap& heap, unsigned size_class) noexcept {
-  const Slot slot = heap.slots.slot[size_class], metered = heap.metered.slot[size_class];
-  return static_cast<unsigned>(slot.top - slot.base) + static_cast<unsigned>(metered.top - metered.base) +
-         heap.depot_counts[size_class] * class_infos[size_class].magazine_blocks;
+  const unsigned blocks = class_infos[size_class].magazine_blocks;
+  unsigned cached = peek(heap.depot_counts[size_class]) * blocks;
+  for (const Bank* bank : {&heap.slots, &heap.metered}) {
+    // Only top is read, which tells the fill by itself: another thread may be exchanging the magazine.
+    void** const top = peek(bank->slot[size_class].top);
+    if (top != kNullCell) cached += static_cast<unsigned>(top - base_in(array_of(top), size_class));
+  }
+  return cached;
 }
 
 }  // namespace glebe::heap

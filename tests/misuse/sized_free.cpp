@@ -1,5 +1,5 @@
-// Deletes a block with a size of another class than it was allocated with. Variant: the pair of sizes; even ones use
-// operator delete(pointer, size), odd ones free_sized where the library has it and operator delete where not.
+// Deletes a block with a size of another class than it was allocated with. Variant 0 to 7:
+// the pair of sizes, by operator delete(pointer, size); 8 to 15 the same by free_sized where the library has it.
 #include <new>
 
 #include "tests/misuse/misuse.h"
@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
   const Case& chosen = kCases[static_cast<std::size_t>(variant) % 8];
   void* block = misuse::opaque(::operator new(chosen.size));
   misuse::announce(block);
-  if (variant % 2 == 1 && free_sized != nullptr) {
+  if (variant >= 8 && free_sized != nullptr) {
     free_sized(block, chosen.claimed);
   } else {
     ::operator delete(block, chosen.claimed);

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -36,10 +37,11 @@ class Results:
 
 
 class Outcome:
-    """How one program ended. status is negative for a signal, as in subprocess; None after a time-out."""
+    """How one program ended. status is negative for a signal, as in subprocess; None after a time-out. peak_kib is the
+    largest RSS of the program or of a descendant that it waited for, and never less than the driver's own."""
 
-    def __init__(self, status, out, err, seconds):
-        self.status, self.out, self.err, self.seconds = status, out, err, seconds
+    def __init__(self, status, out, err, seconds, peak_kib=0):
+        self.status, self.out, self.err, self.seconds, self.peak_kib = status, out, err, seconds, peak_kib
 
     def how(self):
         if self.status is None:
@@ -67,42 +69,41 @@ def _die_first():
         score.write('1000')
 
 
-def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, before=None):
-    """Runs the command in its own session and kills all of that session at the time-out. Only the command gets
-    the library: the driver itself runs on the system's malloc."""
-    def prepare():
-        _die_first()
-        if before:
-            before()
-
-    start = time.monotonic()
-    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE if stdin is not None else
-                               subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
-                               env=environment(library, extra), start_new_session=True, preexec_fn=prepare)
-    try:
-        out, err = process.communicate(stdin, timeout=timeout)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        status = None
-    return Outcome(status, out, err, time.monotonic() - start)
-
-
-def peak_rss_kib(command, library=None, timeout=60, extra=None):
-    """Runs the command and returns (status, peak RSS in KiB of it alone) as wait4 reports it."""
-    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, env=environment(library, extra), start_new_session=True)
+def _wait(process, timeout):
+    """Returns (status or None, peak RSS in KiB); after the time-out the program's whole session is killed."""
     end = time.monotonic() + timeout
+    pause = 0.001
     while time.monotonic() < end:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             return process.returncode, usage.ru_maxrss
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return None, 0
+
+
+def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, before=None):
+    """Runs the command in its own session. Only the command gets the library: the driver itself runs on the system's
+    malloc. Output goes to files, so that a grandchild which keeps a pipe open cannot hang the driver."""
+    def prepare():
+        _die_first()
+        if before:
+            before()
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
+        given.write(stdin or b'')
+        given.seek(0)
+        start = time.monotonic()
+        process = subprocess.Popen([str(c) for c in command], stdin=given, stdout=out, stderr=err, cwd=cwd,
+                                   env=environment(library, extra), start_new_session=True, preexec_fn=prepare)
+        status, peak = _wait(process, timeout)
+        seconds = time.monotonic() - start
+        out.seek(0)
+        err.seek(0)
+        return Outcome(status, out.read(), err.read(), seconds, peak)
 
 
 def parser(description):

@@ -14,10 +14,10 @@ SIZED = r'size'
 # Program, number of variants, words of which one must name the kind.
 KINDS = [('double_free', 28, DOUBLE), ('interior_free', 12, INVALID), ('foreign_free', 8, FOREIGN),
          ('misaligned_free', 7, INVALID), ('realloc_freed', 12, DOUBLE + '|freed block|after free|not the start'),
-         ('sized_free', 8, SIZED)]
+         ('sized_free', 16, SIZED)]
 
 # The fast path of a sized delete does not look at the size: for small blocks finding it is allowed, not promised.
-UNPROMISED = {('sized_free', variant) for variant in (0, 1, 2, 3, 5, 7)}
+UNPROMISED = {('sized_free', variant) for variant in range(16) if variant % 8 not in (4, 6)}
 # malloc_usable_size only asks: it answers 0 for what is not a block.
 UNPROMISED.add(('foreign_free', 7))
 
