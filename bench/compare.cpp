@@ -201,19 +201,30 @@ bool Comparison::passed(const std::vector<std::string>& tolerated) const {
   return true;
 }
 
-Comparison compare(const Options& options) {
+Comparison prepare_comparison(const Options& options) {
   check_names(options.only);
   Comparison comparison;
-  for (Allocator& allocator : find_allocators(options.allocators, options.glebe_library)) {
+  std::vector<Allocator> allocators = find_allocators(options.allocators, options.glebe_library);
+  std::vector<std::string> judged = options.tolerate;
+  if (!options.gate.empty()) judged.push_back(options.gate);
+  for (const std::string& name : judged) {
+    const bool known = std::any_of(allocators.begin(), allocators.end(),
+                                   [&](const Allocator& allocator) { return allocator.name == name; });
+    if (!known) throw std::invalid_argument("--gate or --tolerate names " + name + ", which is not compared");
+  }
+  for (Allocator& allocator : allocators) {
     (allocator.present() ? comparison.allocators : comparison.absent).push_back(std::move(allocator));
   }
   if (comparison.allocators.empty()) throw std::invalid_argument("none of the allocators is present");
   choose_reference(options, comparison);
+  return comparison;
+}
+
+void run_comparison(const Options& options, Comparison& comparison) {
   const std::vector<Job> jobs = collect_jobs(options, comparison);
   Progress progress(jobs.size() * options.repeat * comparison.allocators.size());
   for (const Job& job : jobs) run_job(options, job, comparison, progress);
   progress.all_end();
-  return comparison;
 }
 
 }  // namespace torture

@@ -66,7 +66,10 @@ struct Comparison {
   [[nodiscard]] bool passed(const std::vector<std::string>& tolerated) const;
 };
 
-// Throws std::invalid_argument for names that do not exist.
-[[nodiscard]] Comparison compare(const Options& options);
+// Finds the allocators and the reference. Throws std::invalid_argument for names that do not exist.
+[[nodiscard]] Comparison prepare_comparison(const Options& options);
+
+// Runs every workload under every allocator and adds the rows. Throws std::invalid_argument for bad traces.
+void run_comparison(const Options& options, Comparison& comparison);
 
 }  // namespace torture

@@ -30,7 +30,10 @@ void add_numbers(CLI::App& app, Options& options) {
       ->check(CLI::Range(1u, kThreadsMax))
       ->capture_default_str();
   app.add_option("--seed", options.seed,
-                 "Decides every random choice (default: 1; with --soak: from the clock)");
+                 "Decides every random choice (default: 1; with --soak: from the clock)")
+      ->check([](const std::string& text) {
+        return text.find_first_not_of("0123456789") == std::string::npos ? "" : text + " is not a number";
+      });
   app.add_option("--timeout", options.timeout_s, "Seconds after which a run counts as failed")
       ->check(CLI::Range(1u, 1000000u))
       ->capture_default_str();

@@ -1,6 +1,7 @@
 #include "bench/report.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
@@ -161,6 +162,7 @@ void print_heading(const Options& options, const Machine& machine) {
     const char* value = std::getenv(variable);
     if (value != nullptr) fmt::print("environment: {}={}\n", variable, value);
   }
+  std::fflush(stdout);
 }
 
 void print_report(const Options& options, const Comparison& comparison) {

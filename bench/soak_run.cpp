@@ -54,7 +54,7 @@ double rss_overhead(const Message& sample) {
   return grown_kib * 1024 / static_cast<double>(sample.live_bytes);
 }
 
-std::vector<Soak> run_soaks(const Options& options) {
+std::vector<Soak> prepare_soaks(const Options& options) {
   std::vector<Soak> soaks;
   for (const Allocator& allocator : find_allocators(options.allocators, options.glebe_library)) {
     if (!allocator.present()) {
@@ -62,6 +62,10 @@ std::vector<Soak> run_soaks(const Options& options) {
     }
     soaks.push_back(Soak{allocator, {}, {}});
   }
+  return soaks;
+}
+
+void run_soaks(const Options& options, std::vector<Soak>& soaks) {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(nullptr, std::fclose);
   if (!options.csv_file.empty()) {
     opened.reset(std::fopen(options.csv_file.c_str(), "w"));
@@ -79,7 +83,6 @@ std::vector<Soak> run_soaks(const Options& options) {
         });
   }
   for (const Soak& soak : soaks) print_summary(soak);
-  return soaks;
 }
 
 nlohmann::json describe_soaks(const std::vector<Soak>& soaks) {

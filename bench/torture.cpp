@@ -2,6 +2,7 @@
 // once for each run, so every run has a fresh process, and checks the contents of every block. Exit status:
 // 0, all passed; 1, a check failed, a run crashed or a gate was not kept; 2, the command line or the
 // surroundings are wrong.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -43,8 +44,12 @@ void write_outputs(const Options& options, const nlohmann::json& described, cons
   if (!options.plot_file.empty()) write_text(options.plot_file, picture);
 }
 
-int run_comparison(const Options& options, const Machine& machine) {
-  const Comparison comparison = compare(options);
+int compare_allocators(const Options& options) {
+  Comparison comparison = prepare_comparison(options);
+  check_outputs(options);
+  const Machine machine = read_machine();
+  print_heading(options, machine);
+  run_comparison(options, comparison);
   print_report(options, comparison);
   const bool gate_kept = options.gate.empty() || print_gate(options, comparison);
   nlohmann::json described = describe_run(options, machine);
@@ -53,15 +58,17 @@ int run_comparison(const Options& options, const Machine& machine) {
   return comparison.passed(options.tolerate) && gate_kept ? 0 : 1;
 }
 
-int run_soak_mode(const Options& options, const Machine& machine) {
-  const std::vector<Soak> soaks = run_soaks(options);
+int soak_allocators(const Options& options) {
+  std::vector<Soak> soaks = prepare_soaks(options);
+  check_outputs(options);
+  const Machine machine = read_machine();
+  print_heading(options, machine);
+  run_soaks(options, soaks);
   nlohmann::json described = describe_run(options, machine);
   described["soak"] = describe_soaks(soaks);
   write_outputs(options, described, plot_soaks(soaks));
-  for (const Soak& soak : soaks) {
-    if (!soak.outcome.passed) return 1;
-  }
-  return 0;
+  return std::all_of(soaks.begin(), soaks.end(), [](const Soak& soak) { return soak.outcome.passed; }) ? 0
+                                                                                                       : 1;
 }
 
 int run(const Options& options) {
@@ -73,10 +80,7 @@ int run(const Options& options) {
     record_trace(options.record_file, options.program, {}, false);
     return 0;
   }
-  check_outputs(options);
-  const Machine machine = read_machine();
-  print_heading(options, machine);
-  return options.soak_s != 0 ? run_soak_mode(options, machine) : run_comparison(options, machine);
+  return options.soak_s != 0 ? soak_allocators(options) : compare_allocators(options);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// What the tests of the heap share: malloc and free as the override makes them, and counts of the whole heap to compare
-// with. The heap lives as long as the process, so a test compares with counts that it took at its start.
+// What the tests of the heap share: malloc and free as the override makes them, and counts of the whole heap
+// to compare with. The heap lives as long as the process, so a test compares with counts that it took at its
+// start.
 #pragma once
 
 #include <chrono>
@@ -30,7 +31,8 @@ inline void release(void* block) {
 
 // What is live in the whole heap, after everything that is free was given back.
 struct HeapCounts {
-  std::size_t small_blocks, small_bytes, medium_blocks, medium_bytes, large_blocks, large_bytes, committed_bytes;
+  std::size_t small_blocks, small_bytes, medium_blocks, medium_bytes, large_blocks, large_bytes,
+      committed_bytes;
 
   friend bool operator==(const HeapCounts&, const HeapCounts&) = default;
 };
@@ -41,14 +43,14 @@ struct HeapCounts {
   glebe::heap::small_stats(small);
   const glebe::heap::MediumStats medium = glebe::heap::medium_stats();
   const glebe::heap::LargeStats large = glebe::heap::large_stats();
-  return {small.live_blocks,  small.live_bytes,  medium.live_blocks,    medium.live_bytes,
+  return {small.live_blocks, small.live_bytes, medium.live_blocks,    medium.live_bytes,
           large.live_blocks, large.live_bytes, committed_for_blocks()};
 }
 
 inline void sleep_ms(unsigned ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
-// Lets the thread's fast path serve again: gives free memory back, then passes the slow path until it has looked at the
-// clock. True when the thread takes blocks from its ordinary magazines.
+// Lets the thread's fast path serve again: gives free memory back, then passes the slow path until it has
+// looked at the clock. True when the thread takes blocks from its ordinary magazines.
 inline bool open_fast_path() {
   for (unsigned tries = 0; tries < 100; ++tries) {
     static_cast<void>(glebe::heap::trim());

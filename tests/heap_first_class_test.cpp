@@ -1,4 +1,5 @@
-// First-class heaps: blocks of every size, use from several threads, destruction with everything that is live.
+// First-class heaps: blocks of every size, use from several threads, destruction with everything that is
+// live.
 #include <atomic>
 #include <set>
 #include <thread>
@@ -6,8 +7,9 @@
 
 #include "src/heap/small.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;

@@ -1,5 +1,5 @@
-// A forked child of a process whose threads were allocating: what was being changed is frozen, everything else works,
-// and nothing waits for a thread that does not exist. Children report by their exit status.
+// A forked child of a process whose threads were allocating: what was being changed is frozen, everything
+// else works, and nothing waits for a thread that does not exist. Children report by their exit status.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,8 +14,9 @@
 #include "src/vm/directory.h"
 #include "src/vm/region.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -154,7 +155,8 @@ TEST_CASE("a heap whose lock was held is frozen in the child: blocks stay, frees
   ThreadBlocks theirs;
   int status = -1;
   {
-    Holder holder([&] { theirs.fill(500, 100), theirs.heap->lock.lock(); }, [&] { theirs.heap->lock.unlock(); });
+    Holder holder([&] { theirs.fill(500, 100), theirs.heap->lock.lock(); },
+                  [&] { theirs.heap->lock.unlock(); });
     status = in_child([&] {
       if (theirs.heap->state.load() != HeapState::frozen) return 1;
       if (!theirs.is_intact(100)) return 2;
@@ -173,7 +175,8 @@ TEST_CASE("a heap whose lock was held is frozen in the child: blocks stay, frees
   for (void* block : theirs.blocks) release(block);
 }
 
-TEST_CASE("with the lock of the regions and of the granule pool held the child goes on in new memory", "[heap]") {
+TEST_CASE("with the lock of the regions and of the granule pool held the child goes on in new memory",
+          "[heap]") {
   release(allocate(10));
   ThreadBlocks mine;
   mine.fill(200, 3000);
@@ -216,10 +219,12 @@ TEST_CASE("with shard and large locks held by a walk in another thread the child
   static std::atomic<int> step{0};
   step.store(0);
   std::thread walker([] {
-    medium_walk([](void*, void*, std::size_t, std::uint16_t) {
-      if (step.load() == 0) step.store(1);
-      while (step.load() == 1) sleep_ms(1);
-    }, nullptr);
+    medium_walk(
+        [](void*, void*, std::size_t, std::uint16_t) {
+          if (step.load() == 0) step.store(1);
+          while (step.load() == 1) sleep_ms(1);
+        },
+        nullptr);
   });
   while (step.load() == 0) sleep_ms(1);
   const int status = in_child([&] {

@@ -1,6 +1,7 @@
-// What can only be seen in a process that has not used the heap yet: the cost of the start, small address spaces,
-// exhaustion, a system that refuses memory, the debug options. Each hidden test case runs in a process of its own, started
-// by the visible one of the same name, and ends with pass() when all of its assertions held.
+// What can only be seen in a process that has not used the heap yet: the cost of the start, small address
+// spaces, exhaustion, a system that refuses memory, the debug options. Each hidden test case runs in a
+// process of its own, started by the visible one of the same name, and ends with pass() when all of its
+// assertions held.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,8 +21,9 @@
 #include "src/vm/directory.h"
 #include "src/vm/region.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -46,7 +48,8 @@ int run_fresh(const std::string& name) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
-// For a scope, the data of this process cannot grow: mprotect to writable fails. Nothing else may allocate meanwhile.
+// For a scope, the data of this process cannot grow: mprotect to writable fails. Nothing else may allocate
+// meanwhile.
 class NoMoreMemory {
  public:
   NoMoreMemory() {
@@ -123,7 +126,8 @@ TEST_CASE("fresh small regions", "[.fresh]") {
   pass();
 }
 
-TEST_CASE("V7 P8 when the system refuses memory the call fails, the state stays, and later it works", "[heap]") {
+TEST_CASE("V7 P8 when the system refuses memory the call fails, the state stays, and later it works",
+          "[heap]") {
   REQUIRE(run_fresh("fresh refused memory") == kPassed);
 }
 TEST_CASE("fresh refused memory", "[.fresh]") {
@@ -176,8 +180,10 @@ TEST_CASE("fresh small blocks without memory", "[.fresh]") {
     NoMoreMemory no_more_memory;
     while (count < 100'000 && refused < 100) {
       void* block = allocate(16 + count % 60 * 100);
-      if (block != nullptr) blocks[count++] = block;
-      else ++refused;
+      if (block != nullptr)
+        blocks[count++] = block;
+      else
+        ++refused;
     }
   }
   REQUIRE(refused == 100);

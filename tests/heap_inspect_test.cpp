@@ -10,8 +10,9 @@
 #include "src/vm/chunk.h"
 #include "src/vm/directory.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -23,9 +24,11 @@ using Walked = std::map<void*, std::size_t>;
 Walked walk_all() {
   // The visitor does not use glebe, but std::map uses libc's malloc, which is another heap.
   Walked walked;
-  walk([](void* context, const BlockVisit& block) {
-    static_cast<Walked*>(context)->emplace(block.address, block.size_bytes);
-  }, &walked);
+  walk(
+      [](void* context, const BlockVisit& block) {
+        static_cast<Walked*>(context)->emplace(block.address, block.size_bytes);
+      },
+      &walked);
   return walked;
 }
 
@@ -76,7 +79,7 @@ TEST_CASE("K4 a walk visits every live block with its usable size, and nothing e
   REQUIRE(walk_all() == before);
 }
 
-TEST_CASE("K4 validate finds a changed bitmap, counter, list, directory entry and chunk record", "[heap]") {
+TEST_CASE("K4 validate finds a changed bitmap, counter, list and class of a slab", "[heap]") {
   Heap* heap = create_heap();
   std::vector<void*> blocks;
   for (unsigned i = 0; i < 100; ++i) blocks.push_back(allocate_from(heap, 512, 0));
@@ -116,6 +119,16 @@ TEST_CASE("K4 validate finds a changed bitmap, counter, list, directory entry an
     REQUIRE_FALSE(validate());
     slab.size_class = static_cast<std::uint8_t>(c);
   }
+  REQUIRE(validate());
+  destroy_heap(heap);
+  REQUIRE(validate());
+}
+
+TEST_CASE("K4 validate finds a changed directory entry and a changed chunk record", "[heap]") {
+  Heap* heap = create_heap();
+  void* block = allocate_from(heap, 512, 0);
+  SlabRecord& slab = *slab_of(block, class_of(512));
+  REQUIRE(validate());
   SECTION("a directory entry") {
     const vm::Region& region = *vm::region_of(slab.start);
     const std::uintptr_t entry = vm::entry_of(slab.start);
@@ -231,9 +244,9 @@ TEST_CASE("P11 P12 every order of frees and 95 % pressure give everything back",
     };
     fill();
     for (std::size_t i = 0; i < live.size() / 2; ++i) {
-      std::size_t at = live.size() - 1;                     // last in, first out
-      if (order == 1) at = i;                               // first in, first out
-      if (order == 2) at = random.below(live.size());       // random
+      std::size_t at = live.size() - 1;                          // last in, first out
+      if (order == 1) at = i;                                    // first in, first out
+      if (order == 2) at = random.below(live.size());            // random
       if (order == 3) at = i / 64 * 128 % live.size() + i % 64;  // bursts
       if (at >= live.size()) at = live.size() - 1;
       bytes -= usable_bytes(live[at]);

@@ -4,8 +4,9 @@
 #include <vector>
 
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -14,7 +15,8 @@ namespace {
 
 constexpr std::size_t kLiveBytesMax = 256 * kMiB;
 constexpr std::size_t kSizeMax = 80'000'000;
-constexpr std::size_t kFullPatternBytes = 512;  // larger blocks carry the pattern at their ends and in between
+constexpr std::size_t kFullPatternBytes =
+    512;  // larger blocks carry the pattern at their ends and in between
 
 class Model {
  public:
@@ -53,8 +55,8 @@ class Model {
     unsigned heap;
   };
 
-  // Log-uniform: as many sizes between 1 and 10 as between 1 million and 10 millions; most blocks are small, as in
-  // programs.
+  // Log-uniform: as many sizes between 1 and 10 as between 1 million and 10 millions; most blocks are small,
+  // as in programs.
   std::size_t random_size() {
     const double top = std::log(random_.one_in(16) ? static_cast<double>(kSizeMax) : 40'000.0);
     const double unit = static_cast<double>(random_.next() >> 11) / 9007199254740992.0;
@@ -151,9 +153,8 @@ class Model {
     forget(index);
     auto* moved = static_cast<unsigned char*>(reallocate(block.at, size));
     if (!expect(moved != nullptr && usable_bytes(moved) >= size)) return;
-    for_pattern(block.size, [&](std::size_t i) {
-      expect(i >= size || moved[i] == pattern_byte(block.seed, i));
-    });
+    for_pattern(block.size,
+                [&](std::size_t i) { expect(i >= size || moved[i] == pattern_byte(block.seed, i)); });
     const Heap* now = heap_of(moved);
     block.heap = kNoHeap;
     for (unsigned h = 0; h < kHeaps; ++h) {

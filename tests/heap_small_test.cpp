@@ -1,5 +1,5 @@
-// Small blocks as seen through the front of the heap: size classes, alignment, slabs that come and go, misuse, calloc
-// and realloc.
+// Small blocks as seen through the front of the heap: size classes, alignment, slabs that come and go,
+// misuse, calloc and realloc.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -10,8 +10,9 @@
 #include "src/heap/small.h"
 #include "src/vm/chunk.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -84,7 +85,8 @@ TEST_CASE("S9 mut-E01 blocks of every size 1 to 32 KiB hold what was asked and d
 }
 
 TEST_CASE("mut-D02 a request above the largest small class is a medium block of full size", "[heap]") {
-  for (const std::size_t size : {kSmallMaxBytes + 1, 2 * kSmallMaxBytes, kMediumMaxBytes, kMediumMaxBytes + 1}) {
+  for (const std::size_t size :
+       {kSmallMaxBytes + 1, 2 * kSmallMaxBytes, kMediumMaxBytes, kMediumMaxBytes + 1}) {
     auto* block = static_cast<unsigned char*>(allocate(size));
     REQUIRE(block != nullptr);
     REQUIRE(usable_bytes(block) >= size);
@@ -133,7 +135,8 @@ TEST_CASE("S10 mut-E08 a full slab serves again as soon as one of its blocks is 
   REQUIRE(direct.heap->available[c] == nullptr);
 }
 
-TEST_CASE("S10 an empty slab is released unless it is the last with room, and trim takes that one", "[heap]") {
+TEST_CASE("S10 an empty slab is released unless it is the last with room, and trim takes that one",
+          "[heap]") {
   DirectHeap direct;
   const unsigned c = class_of(4096);
   const GranuleStats before = granule_stats();
@@ -284,8 +287,9 @@ TEST_CASE("P14 mut-D03 every alignment and size: aligned, large enough, freed wi
   Expect expect;
   for (unsigned shift = 0; shift <= 30; ++shift) {
     const std::size_t align = std::size_t{1} << shift;
-    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, align / 2 + 1, align - 1, align, align + 1, align * 3 / 2,
-                                   std::size_t{100}, std::size_t{5000}, std::size_t{32768}, std::size_t{40'000}}) {
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{1}, align / 2 + 1, align - 1, align, align + 1, align * 3 / 2,
+          std::size_t{100}, std::size_t{5000}, std::size_t{32768}, std::size_t{40'000}}) {
       if (size > 2 * kGiB) continue;
       auto* block = static_cast<unsigned char*>(allocate_aligned(size, align));
       if (!expect(block != nullptr)) continue;
@@ -329,8 +333,9 @@ TEST_CASE("P14 many aligned blocks that live together stay apart", "[heap]") {
 TEST_CASE("P15 calloc leaves fresh blocks of 2 KiB and more untouched", "[heap]") {
   NoHugePages no_huge_pages;
   static_cast<void>(trim());
-  for (const std::size_t size : {std::size_t{2048}, std::size_t{4096}, std::size_t{20'000}, std::size_t{32'768},
-                                 std::size_t{100'000}, std::size_t{1} << 20, std::size_t{40} << 20}) {
+  for (const std::size_t size :
+       {std::size_t{2048}, std::size_t{4096}, std::size_t{20'000}, std::size_t{32'768}, std::size_t{100'000},
+        std::size_t{1} << 20, std::size_t{40} << 20}) {
     INFO(size);
     auto* block = static_cast<unsigned char*>(allocate_zeroed(size));
     REQUIRE(block != nullptr);
@@ -348,7 +353,8 @@ TEST_CASE("P15 calloc clears memory that was used before", "[heap]") {
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
   Expect expect;
-  for (const std::size_t size : {1u, 16u, 100u, 1000u, 2048u, 5000u, 20'000u, 32'768u, 33'000u, 200'000u, 3'000'000u}) {
+  for (const std::size_t size :
+       {1u, 16u, 100u, 1000u, 2048u, 5000u, 20'000u, 32'768u, 33'000u, 200'000u, 3'000'000u}) {
     void* blocks[20];
     for (void*& block : blocks) {
       block = allocate(size);

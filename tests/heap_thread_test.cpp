@@ -1,5 +1,5 @@
-// Magazines and depots of a thread, threads that end and are followed by others, blocks freed by another thread, and the
-// modes of a thread while free memory waits to be given back.
+// Magazines and depots of a thread, threads that end and are followed by others, blocks freed by another
+// thread, and the modes of a thread while free memory waits to be given back.
 #include <atomic>
 #include <set>
 #include <thread>
@@ -12,8 +12,9 @@
 #include "src/heap/small.h"
 #include "src/heap/thread_cache.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -95,7 +96,8 @@ TEST_CASE("P10 S10 full magazines go to the depot and what is more goes back to 
     const unsigned c = class_of(size);
     const unsigned limit = cache_limit(c);
     std::vector<void*> blocks;
-    for (unsigned i = 0; i < limit + 3 * class_infos[c].magazine_blocks; ++i) blocks.push_back(allocate(size));
+    for (unsigned i = 0; i < limit + 3 * class_infos[c].magazine_blocks; ++i)
+      blocks.push_back(allocate(size));
     static_cast<void>(trim());
     const std::size_t live = own.blocks_carved - own.blocks_returned;
     unsigned most = 0;
@@ -157,8 +159,10 @@ TEST_CASE("P9 a thread that ends leaves nothing in its caches", "[heap]") {
     std::vector<void*> blocks;
     for (unsigned i = 0; i < 5000; ++i) blocks.push_back(allocate(16 + i % 3000));
     for (unsigned i = 0; i < 5000; ++i) {
-      if (i % 100 != 0) release(blocks[i]);
-      else kept.push_back(blocks[i]);
+      if (i % 100 != 0)
+        release(blocks[i]);
+      else
+        kept.push_back(blocks[i]);
     }
     ended = own_heap();
   });
@@ -244,7 +248,8 @@ TEST_CASE("blocks freed by another thread come back while their owner sleeps", "
   REQUIRE(trimmed_counts() == before);
 }
 
-TEST_CASE("a ring whose destination is locked waits in the inbox until the owner or trim drains it", "[heap]") {
+TEST_CASE("a ring whose destination is locked waits in the inbox until the owner or trim drains it",
+          "[heap]") {
   const HeapCounts before = trimmed_counts();
   std::vector<void*> blocks;
   Steps steps;
@@ -388,7 +393,8 @@ struct PurgeDelay {
 
 }  // namespace
 
-TEST_CASE("a thread with a dirty backlog looks at the clock, and a busy one takes from metered magazines", "[heap]") {
+TEST_CASE("a thread with a dirty backlog looks at the clock, and a busy one takes from metered magazines",
+          "[heap]") {
   PurgeDelay delay(60'000);  // nothing is purged while this test runs
   REQUIRE(open_fast_path());
   Heap& own = *own_heap();

@@ -1,5 +1,6 @@
-// Eight threads that allocate, hand blocks to each other and free what they get, end and are followed by others, use
-// heaps together, while one thread reads every statistic and trims. Meant for the thread sanitizer and run in every build.
+// Eight threads that allocate, hand blocks to each other and free what they get, end and are followed by
+// others, use heaps together, while one thread reads every statistic and trims. Meant for the thread
+// sanitizer and run in every build.
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -7,8 +8,9 @@
 #include "src/heap/granule_pool.h"
 #include "src/vm/region.h"
 #include "tests/heap_calls.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::heap;
@@ -156,7 +158,8 @@ void run_rounds(Shared& shared, std::uint64_t seed, unsigned rounds) {
 
 }  // namespace
 
-TEST_CASE("P16 K1 eight threads of random frees across threads lose nothing, statistics read meanwhile", "[race]") {
+TEST_CASE("P16 K1 eight threads of random frees across threads lose nothing, statistics read meanwhile",
+          "[race]") {
   const HeapCounts before = trimmed_counts();
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);

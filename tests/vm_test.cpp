@@ -1,5 +1,5 @@
-// Address space: chunks and their memory, the ledger, the directory, regions, dirty lists. What needs a fresh process
-// or a system that refuses is in heap_fresh_linux_test.cpp.
+// Address space: chunks and their memory, the ledger, the directory, regions, dirty lists. What needs a fresh
+// process or a system that refuses is in heap_fresh_linux_test.cpp.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -9,8 +9,9 @@
 #include "src/vm/directory.h"
 #include "src/vm/ledger.h"
 #include "src/vm/metadata.h"
-#include "tests/random.h"
+
 #include "tests/catch.h"
+#include "tests/random.h"
 
 using namespace glebe;
 using namespace glebe::vm;
@@ -20,7 +21,8 @@ namespace {
 struct LedgerNow {
   std::size_t committed, dirty;
   LedgerNow()
-      : committed(ledger.committed_bytes.load() - ledger.metadata_bytes.load()), dirty(ledger.dirty_bytes.load()) {}
+      : committed(ledger.committed_bytes.load() - ledger.metadata_bytes.load()),
+        dirty(ledger.dirty_bytes.load()) {}
   friend bool operator==(const LedgerNow&, const LedgerNow&) = default;
 };
 
@@ -41,7 +43,8 @@ bool is_zero(const void* at, std::size_t size_bytes) {
 
 }  // namespace
 
-TEST_CASE("V1 V2 a chunk is committed, written, purged, recommitted as zero, and leaves the ledger as it was", "[vm]") {
+TEST_CASE("V1 V2 a chunk is committed, written, purged, recommitted as zero, and leaves the ledger as it was",
+          "[vm]") {
   const LedgerNow before;
   ChunkRecord* chunk = acquire_chunks(1, ChunkKind::small, 0);
   REQUIRE(chunk != nullptr);
@@ -99,76 +102,104 @@ TEST_CASE("V3 commit is idempotent, only grows, and covers what was asked across
   REQUIRE(LedgerNow() == before);
 }
 
-TEST_CASE("V2 mut-E05 the ledger equals a recount after any mixture of calls", "[vm]") {
-  NoHugePages no_huge_pages;
-  const std::uint64_t seed = test_seed();
-  INFO("GLEBE_TEST_SEED=" << seed);
-  Random random(seed);
-  const LedgerNow before;
+namespace {
+
+// Chunks and what their pages are said to be, next to what the ledger says.
+class ChunkModel {
+ public:
+  explicit ChunkModel(std::uint64_t seed) : random_(seed) {}
+
+  void step() {
+    if (owned_.size() < 3 || (owned_.size() < 12 && random_.one_in(20))) {
+      owned_.push_back({acquire_chunks(1, ChunkKind::small, 0)});
+      if (!expect(owned_.back().chunk != nullptr)) return;
+    }
+    const std::size_t which = random_.below(owned_.size());
+    change(owned_[which]);
+    check();
+    if (!random_.one_in(200)) return;
+    give_back(owned_[which]);
+    owned_[which] = owned_.back();
+    owned_.pop_back();
+  }
+  void finish() {
+    for (Owned& each : owned_) give_back(each);
+    owned_.clear();
+  }
+
+  Expect expect;
+
+ private:
   struct Owned {
     ChunkRecord* chunk;
     std::vector<bool> used = std::vector<bool>(kPagesPerChunk), touched = std::vector<bool>(kPagesPerChunk);
   };
-  std::vector<Owned> owned;
-  Expect expect;
-  for (unsigned step = 0; step < 4000; ++step) {
-    if (owned.size() < 3 || (owned.size() < 12 && random.one_in(20))) {
-      owned.push_back({acquire_chunks(1, ChunkKind::small, 0)});
-      if (!expect(owned.back().chunk != nullptr)) break;
-    }
-    Owned& at = owned[random.below(owned.size())];
-    const unsigned first = random.below32(kPagesPerChunk);
-    const unsigned count = 1 + random.below32(std::min(64u, kPagesPerChunk - first));
-    const auto all = [&](const std::vector<bool>& bits, bool value) {
-      return std::all_of(bits.begin() + first, bits.begin() + first + count, [&](bool bit) { return bit == value; });
-    };
-    const auto set = [&](std::vector<bool>& bits, bool value) {
-      std::fill(bits.begin() + first, bits.begin() + first + count, value);
-    };
-    if (all(at.used, false) && random.one_in(2)) {
-      expect(commit_prefix(*at.chunk, u32((first + count) * kPageBytes)));
-      expect(take_pages(*at.chunk, first, count) == all(at.touched, false));
-      set(at.used, true);
-      set(at.touched, true);
-    } else if (all(at.used, true)) {
+
+  static long count_in(const std::vector<bool>& bits, unsigned first, unsigned count) {
+    return std::count(bits.begin() + first, bits.begin() + first + count, true);
+  }
+  static void set(std::vector<bool>& bits, unsigned first, unsigned count, bool value) {
+    std::fill(bits.begin() + first, bits.begin() + first + count, value);
+  }
+
+  // Takes, gives or purges a run of pages, whichever the run allows.
+  void change(Owned& at) {
+    const unsigned first = random_.below32(kPagesPerChunk);
+    const unsigned count = 1 + random_.below32(std::min(64u, kPagesPerChunk - first));
+    const long used = count_in(at.used, first, count);
+    const std::size_t end_bytes = (first + count) * kPageBytes;
+    if (used == static_cast<long>(count)) {
       give_pages(*at.chunk, first, count);
-      set(at.used, false);
-    } else if (all(at.used, false)) {
-      if ((first + count) * kPageBytes > at.chunk->committed_bytes) continue;
+      set(at.used, first, count, false);
+    } else if (used == 0 && random_.one_in(2)) {
+      expect(commit_prefix(*at.chunk, u32(end_bytes)));
+      expect(take_pages(*at.chunk, first, count) == (count_in(at.touched, first, count) == 0));
+      set(at.used, first, count, true);
+      set(at.touched, first, count, true);
+    } else if (used == 0 && end_bytes <= at.chunk->committed_bytes) {
       expect(purge_pages(*at.chunk, first, count));
-      set(at.touched, false);
+      set(at.touched, first, count, false);
     }
-    expect(touched_pages(*at.chunk, first, count) ==
-           std::count(at.touched.begin() + first, at.touched.begin() + first + count, true));
+    expect(touched_pages(*at.chunk, first, count) == count_in(at.touched, first, count));
+  }
+
+  void check() {
     std::size_t committed = 0, dirty = 0;
-    for (const Owned& each : owned) {
+    for (const Owned& each : owned_) {
       unsigned pages = 0;
       for (unsigned p = 0; p < kPagesPerChunk; ++p) pages += each.touched[p] && !each.used[p];
       expect(each.chunk->dirty_pages == pages);
-      expect(each.chunk->used_pages == std::count(each.used.begin(), each.used.end(), true));
+      expect(each.chunk->used_pages == count_in(each.used, 0, kPagesPerChunk));
       committed += each.chunk->committed_bytes;
       dirty += pages * kPageBytes;
     }
     const LedgerNow now;
-    expect(now.committed == before.committed + committed && now.dirty == before.dirty + dirty);
-    if (!random.one_in(200)) continue;
-    unsigned page = 0;
-    for (unsigned end = 0; end <= kPagesPerChunk; ++end) {
-      if (end < kPagesPerChunk && at.used[end]) continue;
-      if (end > page) give_pages(*at.chunk, page, end - page);
-      page = end + 1;
+    expect(now.committed == start_.committed + committed && now.dirty == start_.dirty + dirty);
+  }
+
+  static void give_back(Owned& at) {
+    for (unsigned p = 0; p < kPagesPerChunk; ++p) {
+      if (at.used[p]) give_pages(*at.chunk, p, 1);
     }
     release_chunks(at.chunk, 1);
-    at = owned.back();
-    owned.pop_back();
   }
-  for (Owned& each : owned) {
-    for (unsigned p = 0; p < kPagesPerChunk; ++p) {
-      if (each.used[p]) give_pages(*each.chunk, p, 1);
-    }
-    release_chunks(each.chunk, 1);
-  }
-  REQUIRE(expect.failed_line() == 0);
+
+  Random random_;
+  LedgerNow start_;
+  std::vector<Owned> owned_;
+};
+
+}  // namespace
+
+TEST_CASE("V2 mut-E05 the ledger equals a recount after any mixture of calls", "[vm]") {
+  NoHugePages no_huge_pages;
+  const std::uint64_t seed = test_seed();
+  INFO("GLEBE_TEST_SEED=" << seed);
+  const LedgerNow before;
+  ChunkModel model(seed);
+  for (unsigned step = 0; step < 4000; ++step) model.step();
+  model.finish();
+  REQUIRE(model.expect.failed_line() == 0);
   REQUIRE(LedgerNow() == before);
 }
 
@@ -200,7 +231,8 @@ TEST_CASE("the directory tells the owner of an address and no other", "[vm]") {
   ChunkRecord* chunk = acquire_chunks(2, ChunkKind::medium, 0);
   REQUIRE(chunk != nullptr);
   Region& region = *region_of(chunk->base);
-  for (const std::size_t offset : {std::size_t{0}, std::size_t{1}, kGranuleBytes, kChunkBytes, 2 * kChunkBytes - 1}) {
+  for (const std::size_t offset :
+       {std::size_t{0}, std::size_t{1}, kGranuleBytes, kChunkBytes, 2 * kChunkBytes - 1}) {
     REQUIRE(entry_of(chunk->base + offset) == kEntryMedium);
   }
   set_entries(region, region.granule_of(chunk->base) + 5, 3, 0x12340);
@@ -213,9 +245,13 @@ TEST_CASE("the directory tells the owner of an address and no other", "[vm]") {
   REQUIRE(entry_of(chunk->base + 6 * kGranuleBytes) == kEntryNone);
   int on_stack = 0;
   const Region& primary = regions[0];
-  const void* const foreign[] = {nullptr, &on_stack, reinterpret_cast<void*>(~std::uintptr_t{0}),
-                                 reinterpret_cast<void*>(std::uintptr_t{1} << 63), primary.base,
-                                 primary.chunk_base - 1, primary.chunk_base + primary.chunk_count * kChunkBytes,
+  const void* const foreign[] = {nullptr,
+                                 &on_stack,
+                                 reinterpret_cast<void*>(~std::uintptr_t{0}),
+                                 reinterpret_cast<void*>(std::uintptr_t{1} << 63),
+                                 primary.base,
+                                 primary.chunk_base - 1,
+                                 primary.chunk_base + primary.chunk_count * kChunkBytes,
                                  primary.chunk_base + std::size_t{primary.chunks_covered} * kChunkBytes};
   for (const void* address : foreign) REQUIRE(entry_of(address) == kEntryNone);
 }

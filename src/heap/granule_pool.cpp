@@ -164,8 +164,9 @@ void mark(ChunkRecord& chunk, unsigned first, unsigned count, bool used) {
 // Purges the dirty free granules of a chunk; the whole chunk in one call when nothing in it is used.
 std::size_t purge_chunk(ChunkRecord& chunk) {
   const unsigned dirty_before = chunk.dirty_pages;
+  const auto committed = static_cast<unsigned>(chunk.committed_bytes / vm::kPageBytes);
   if (chunk.used_pages == 0) {
-    static_cast<void>(vm::purge_pages(chunk, 0, chunk.committed_bytes / vm::kPageBytes));
+    static_cast<void>(vm::purge_pages(chunk, 0, committed));
     return (dirty_before - chunk.dirty_pages) * vm::kPageBytes;
   }
   // Breaking up a huge page pays only when most of it is free.
@@ -181,7 +182,6 @@ std::size_t purge_chunk(ChunkRecord& chunk) {
     const std::uint64_t run_bits = ~(~chunk.used[at / 64] >> (at % 64));
     unsigned run = static_cast<unsigned>(std::countr_zero(run_bits));
     if (run > 64 - at % 64) run = 64 - at % 64;
-    const unsigned committed = chunk.committed_bytes / vm::kPageBytes;
     const unsigned first = at * kPagesPerGranule;
     unsigned pages = run * kPagesPerGranule;
     if (first < committed) {

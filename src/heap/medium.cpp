@@ -72,10 +72,7 @@ MediumBlock place_elsewhere(const MediumRequest& request, unsigned index) {
 MediumBlock place_in_new_range(const MediumRequest& request, unsigned index, std::uint32_t owned) {
   MediumShard& shard = shards[index];
   const auto shard_number = static_cast<std::uint8_t>(index);
-  // A run of chunks starts at a multiple of the chunk size, so only a larger alignment needs slack.
-  const std::uint32_t slack =
-      request.align_pages > vm::kPagesPerChunk ? request.align_pages - vm::kPagesPerChunk : 0;
-  const auto needed = static_cast<std::uint32_t>(divide_up(request.pages + slack, vm::kPagesPerChunk));
+  const std::uint32_t needed = chunks_for(request);
   std::uint32_t count = owned;
   if (count < kRangeChunksFirst) count = kRangeChunksFirst;
   if (count > kRangeChunksMax) count = kRangeChunksMax;
@@ -87,7 +84,7 @@ MediumBlock place_in_new_range(const MediumRequest& request, unsigned index, std
     if (chunks == nullptr) return {nullptr, false, MediumPlaced::no_memory};
   }
   shard.lock.lock();
-  const bool added = shard.add_range(chunks, count);
+  const bool added = shard.add_range(chunks, count, request);
   const MediumBlock block =
       added ? shard.place(request) : MediumBlock{nullptr, false, MediumPlaced::no_memory};
   shard.lock.unlock();

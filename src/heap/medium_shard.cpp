@@ -22,6 +22,8 @@ using vm::kPagesPerChunk;
 
 // Dirty pieces shorter than this are not worth a system call while the program runs.
 constexpr unsigned kPurgePagesMin = 4;
+constexpr std::uint32_t kOpenShare = 16;
+constexpr unsigned kRangesLookedMax = 4;  // ranges looked at for chunks that are not open yet
 // A block shrinks in place when the tail has at least so many pages, or a quarter of the block.
 constexpr std::uint32_t kShrinkPagesMin = 16;
 
@@ -50,7 +52,42 @@ FreeStatus free_status(Status status) {
 
 }  // namespace
 
+std::uint32_t chunks_for(const MediumRequest& request) noexcept {
+  // A run of chunks starts at a multiple of the chunk size, so only a larger alignment needs slack.
+  const std::uint32_t slack = request.align_pages > kPagesPerChunk ? request.align_pages - kPagesPerChunk : 0;
+  return static_cast<std::uint32_t>(divide_up(request.pages + slack, kPagesPerChunk));
+}
+
 MediumBlock MediumShard::place(const MediumRequest& request) noexcept {
+  const MediumBlock block = place_in_open(request);
+  if (block.status != MediumPlaced::no_room || !open_more(request)) return block;
+  return place_in_open(request);
+}
+
+// Opens more chunks of a range for the request: as many as it may need, or a sixteenth of what is open. What was never
+// used stays out of the engine as long as possible, so that memory which has pages is placed first.
+bool MediumShard::open_more(const MediumRequest& request) noexcept {
+  std::uint32_t wanted = chunks_for(request);
+  if (wanted < open_chunk_count_ / kOpenShare) wanted = open_chunk_count_ / kOpenShare;
+  unsigned looked = 0;
+  for (MediumRange* range = ranges_.last(); range != nullptr && looked < kRangesLookedMax; ++looked) {
+    const std::uint32_t left = range->chunk_count - range->opened_chunks;
+    if (left >= chunks_for(request)) {
+      const std::uint32_t more = left < wanted ? left : wanted;
+      Tlsf& engine = engine_of(*range->region);
+      const Status status =
+          engine.extend_range(range->first_unit, range->unit_count(), more * kPagesPerChunk);
+      CHECK(status == Status::ok);
+      range->opened_chunks += more;
+      open_chunk_count_ += more;
+      return true;
+    }
+    range = List<MediumRange>::previous(range);
+  }
+  return false;
+}
+
+MediumBlock MediumShard::place_in_open(const MediumRequest& request) noexcept {
   const unsigned regions_now =
       vm::region_count.load(std::memory_order_acquire);  // pairs with vm::add_region()
   for (unsigned i = 0; i < regions_now; ++i) {
@@ -161,7 +198,8 @@ MediumRange* MediumShard::new_range_record() noexcept {
   return memory != nullptr ? new (memory) MediumRange : nullptr;
 }
 
-bool MediumShard::add_range(ChunkRecord* first_chunk, std::uint32_t chunk_count) noexcept {
+bool MediumShard::add_range(ChunkRecord* first_chunk, std::uint32_t chunk_count,
+                            const MediumRequest& request) noexcept {
   vm::Region& region = *vm::region_of(first_chunk->base);
   if (!ensure_engine(region)) return false;
   MediumRange* range = new_range_record();
@@ -170,6 +208,8 @@ bool MediumShard::add_range(ChunkRecord* first_chunk, std::uint32_t chunk_count)
   range->first_chunk = first_chunk;
   range->first_unit = unit_of(region, first_chunk->base);
   range->chunk_count = chunk_count;
+  range->opened_chunks = chunks_for(request);
+  CHECK(range->opened_chunks <= chunk_count);
   // Refused at the very end of the largest region, where unit numbers end.
   if (engine_of(region).add_range(range->first_unit, range->unit_count()) != Status::ok) {
     spare_.push_front(range);
@@ -180,6 +220,7 @@ bool MediumShard::add_range(ChunkRecord* first_chunk, std::uint32_t chunk_count)
   }
   ranges_.push_back(range);
   chunk_count_ += chunk_count;
+  open_chunk_count_ += range->opened_chunks;
   return true;
 }
 
@@ -195,6 +236,7 @@ void MediumShard::take_out(MediumRange& range, List<MediumRange>& free_ranges) n
     range.first_chunk[i].used[0] = 0;
   }
   chunk_count_ -= range.chunk_count;
+  open_chunk_count_ -= range.opened_chunks;
   ranges_.remove(&range);
   free_ranges.push_back(&range);
 }
@@ -291,7 +333,7 @@ void MediumShard::forget(std::uint8_t index) noexcept {
   new (&ranges_) List<MediumRange>;
   new (&spare_) List<MediumRange>;
   dirty_.forget_all();
-  chunk_count_ = 0;
+  chunk_count_ = open_chunk_count_ = 0;
   live_pages_ = live_blocks_ = 0;
 }
 

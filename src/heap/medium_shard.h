@@ -24,8 +24,9 @@ struct MediumRange : ListNode<> {
   vm::ChunkRecord* first_chunk = nullptr;
   std::uint32_t first_unit = 0;
   std::uint32_t chunk_count = 0;
+  std::uint32_t opened_chunks = 0;  // given to the engine so far, from the front
 
-  [[nodiscard]] std::uint32_t unit_count() const noexcept { return chunk_count * vm::kPagesPerChunk; }
+  [[nodiscard]] std::uint32_t unit_count() const noexcept { return opened_chunks * vm::kPagesPerChunk; }
 };
 
 // Pages and units of a region.
@@ -46,6 +47,9 @@ struct MediumRequest {
   std::uint16_t owner;
 };
 
+// Adjacent chunks in which the request fits wherever they are.
+[[nodiscard]] std::uint32_t chunks_for(const MediumRequest& request) noexcept;
+
 enum class MediumPlaced : std::uint8_t { placed, no_room, no_memory };
 struct MediumBlock {
   std::byte* address = nullptr;
@@ -63,9 +67,10 @@ class MediumShard {
   // there.
   [[nodiscard]] MediumBlock place(const MediumRequest& request) noexcept;
 
-  // Adds chunks that were acquired for this shard. False: no metadata memory; the chunks are still the
-  // caller's.
-  [[nodiscard]] bool add_range(vm::ChunkRecord* first_chunk, std::uint32_t chunk_count) noexcept;
+  // Adds chunks that were acquired for this shard and opens those that the request needs. False: no metadata memory;
+  // the chunks are still the caller's.
+  [[nodiscard]] bool add_range(vm::ChunkRecord* first_chunk, std::uint32_t chunk_count,
+                               const MediumRequest& request) noexcept;
   [[nodiscard]] std::uint32_t chunk_count() const noexcept { return chunk_count_; }
 
   // The block that may start at `address`, a multiple of the page size in a range of this shard.
@@ -99,6 +104,8 @@ class MediumShard {
   [[nodiscard]] bool has_engine(const vm::Region& region) const noexcept {
     return engines_[&region - vm::regions] != nullptr;
   }
+  [[nodiscard]] MediumBlock place_in_open(const MediumRequest& request) noexcept;
+  [[nodiscard]] bool open_more(const MediumRequest& request) noexcept;
   void attach_engine(const vm::Region& region) noexcept;
   [[nodiscard]] bool ensure_engine(const vm::Region& region) noexcept;
   [[nodiscard]] MediumRange* new_range_record() noexcept;
@@ -118,6 +125,7 @@ class MediumShard {
   List<MediumRange> spare_;
   vm::DirtyList dirty_;
   std::uint32_t chunk_count_ = 0;
+  std::uint32_t open_chunk_count_ = 0;
   std::size_t live_pages_ = 0, live_blocks_ = 0;
   std::size_t allocations_ = 0, frees_ = 0;
 };

@@ -324,6 +324,28 @@ Status Tlsf::add_range(std::uint32_t first, std::uint32_t count) noexcept {
   return Status::ok;
 }
 
+Status Tlsf::extend_range(std::uint32_t first, std::uint32_t count, std::uint32_t extra) noexcept {
+  if (count == 0 || !has_state(first, kRangeFirst)) return Status::out_of_range;
+  if (count > lowest_ + extent_ - first) return Status::out_of_range;
+  const std::uint32_t end = first + count;
+  if ((tags_[end - 1].state & kRangeLast) == 0) return Status::out_of_range;
+  if (extra == 0 || extra > capacity_ - end) return Status::bad_argument;
+  const std::uint32_t last = end + extra - 1;
+  constexpr unsigned kOccupied = kAnyRun | kFreeEnd | kBarrier;
+  if ((tags_[end].state & kOccupied) != 0 || (tags_[last].state & kOccupied) != 0) return Status::in_use;
+
+  if (last + 1 > lowest_ + extent_) extent_ = last + 1 - lowest_;
+  range_units_ += extra;
+  // The barrier moves to the new end, and the new units are given back like a run that was handed out.
+  tags_[end - 1].state &= bits(~unsigned{kRangeLast});
+  tags_[last].state = kRangeLast;
+  tags_[end].state |= kAllocated;
+  tags_[end].length = extra;
+  const Run freed = free(end);
+  tags_[end].state &= bits(~unsigned{kFormer});
+  return freed.status;
+}
+
 Status Tlsf::remove_range(std::uint32_t first, std::uint32_t count) noexcept {
   if (count == 0 || !has_state(first, kRangeFirst)) return Status::out_of_range;
   if (count > lowest_ + extent_ - first) return Status::out_of_range;

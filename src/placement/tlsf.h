@@ -72,7 +72,10 @@ class Tlsf {
   // Adds units that are free. bad_argument: empty or beyond the capacity; in_use: its first or last unit lies
   // at the end of a range that is there (that ranges do not overlap otherwise is the caller's duty).
   [[nodiscard]] Status add_range(std::uint32_t first, std::uint32_t count) noexcept;
-  // Takes a whole range away, exactly as it was added. in_use: something in it is not free; out_of_range: not
+  // Adds `extra` units right behind a range, exactly as it is so far; they are free and merge with what is free in front.
+  // bad_argument, in_use as above; out_of_range: not a range of this engine.
+  [[nodiscard]] Status extend_range(std::uint32_t first, std::uint32_t count, std::uint32_t extra) noexcept;
+  // Takes a whole range away, exactly as it was added and extended. in_use: something in it is not free; out_of_range: not
   // a range of this engine. Its tags stay readable for free(), and only their owner clears them.
   [[nodiscard]] Status remove_range(std::uint32_t first, std::uint32_t count) noexcept;
 
