@@ -44,18 +44,22 @@ std::vector<std::string> library_folders() {
   return folders;
 }
 
+// The paths in `folder` whose file name begins with `prefix`, last first.
+std::vector<std::string> matching_files(const std::string& folder, const std::string& prefix) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.compare(0, prefix.size(), prefix) == 0) found.push_back(entry.path().string());
+  }
+  std::sort(found.rbegin(), found.rend());
+  return found;
+}
+
 // The library whose file name begins with `prefix`; of several versions the one that sorts last.
 std::string find_packaged(const std::string& prefix) {
   for (const std::string& folder : library_folders()) {
-    std::vector<std::string> found;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(folder, error)) {
-      if (entry.path().filename().string().compare(0, prefix.size(), prefix) == 0) {
-        found.push_back(entry.path().string());
-      }
-    }
-    std::sort(found.rbegin(), found.rend());
-    for (const std::string& path : found) {
+    for (const std::string& path : matching_files(folder, prefix)) {
       const std::string resolved = resolve(path);
       if (!resolved.empty()) return resolved;
     }

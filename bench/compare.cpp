@@ -70,6 +70,16 @@ void add_user_traces(const Options& options, const char* workload, std::vector<J
 
 // Recording a program can fail (it is not installed, the recorder is not built); then the row is named as
 // skipped.
+void add_known_workload(const Workload& workload, Comparison& comparison, std::vector<Job>& jobs) {
+  Job job{workload.name, workload.name, nullptr};
+  try {
+    if (workload.trace != nullptr) job.trace = record_known_program(workload.trace);
+    jobs.push_back(std::move(job));
+  } catch (const std::runtime_error& error) {
+    comparison.skipped.push_back(job.name + ": " + error.what());
+  }
+}
+
 std::vector<Job> collect_jobs(const Options& options, Comparison& comparison) {
   std::vector<Job> jobs;
   for (const Workload& workload : all_workloads()) {
@@ -77,19 +87,9 @@ std::vector<Job> collect_jobs(const Options& options, Comparison& comparison) {
         std::find(options.only.begin(), options.only.end(), workload.name) != options.only.end();
     if (workload.trace != nullptr && std::strcmp(workload.trace, kTraceFromFile) == 0) {
       add_user_traces(options, workload.name, jobs);
-      continue;
+    } else if (options.only.empty() || named) {
+      add_known_workload(workload, comparison, jobs);
     }
-    if (!options.only.empty() && !named) continue;
-    Job job{workload.name, workload.name, nullptr};
-    if (workload.trace != nullptr) {
-      try {
-        job.trace = record_known_program(workload.trace);
-      } catch (const std::runtime_error& error) {
-        comparison.skipped.push_back(job.name + ": " + error.what());
-        continue;
-      }
-    }
-    jobs.push_back(std::move(job));
   }
   return jobs;
 }
@@ -115,31 +115,32 @@ class Progress {
   bool terminal_;
 };
 
-void run_job(const Options& options, const Job& job, Comparison& comparison, Progress& progress) {
-  Row row{job.name, std::vector<Cell>(comparison.allocators.size())};
+// One more run of the job under the allocator; none after the first failure.
+void run_cell(const Options& options, const Job& job, const Allocator& allocator, Cell& cell) {
+  if (!cell.failure.empty()) return;
+  ChildTask task{};
+  task.workload = job.workload;
+  task.library = allocator.library;
+  if (job.trace) task.trace = job.trace->path();
+  task.seed = options.seed;
+  task.scale = options.scale;
+  task.threads = options.threads;
+  const Outcome outcome = run_task(task, allocator, options.timeout_s, {});
+  cell.failure = outcome.reason;
+  if (outcome.passed) cell.runs.push_back(outcome.result);
+}
+
+Row run_job(const Options& options, const Job& job, const std::vector<Allocator>& allocators,
+            Progress& progress) {
+  Row row{job.name, std::vector<Cell>(allocators.size())};
   for (unsigned repetition = 0; repetition < options.repeat; ++repetition) {
-    for (std::size_t index = 0; index < row.cells.size(); ++index) {
-      const Allocator& allocator = comparison.allocators[index];
-      Cell& cell = row.cells[index];
-      progress.run_begins(job.name, allocator.name);
-      if (!cell.failure.empty()) continue;
-      const ChildTask task{job.workload,
-                           allocator.library,
-                           job.trace ? job.trace->path() : "",
-                           options.seed,
-                           options.scale,
-                           options.threads,
-                           0};
-      const Outcome outcome = run_task(task, allocator, options.timeout_s, {});
-      if (outcome.passed) {
-        cell.runs.push_back(outcome.result);
-      } else {
-        cell.failure = outcome.reason;
-      }
+    for (std::size_t index = 0; index < allocators.size(); ++index) {
+      progress.run_begins(job.name, allocators[index].name);
+      run_cell(options, job, allocators[index], row.cells[index]);
     }
   }
-  comparison.rows.push_back(std::move(row));
   progress.workload_ends(job.name);
+  return row;
 }
 
 }  // namespace
@@ -223,7 +224,9 @@ Comparison prepare_comparison(const Options& options) {
 void run_comparison(const Options& options, Comparison& comparison) {
   const std::vector<Job> jobs = collect_jobs(options, comparison);
   Progress progress(jobs.size() * options.repeat * comparison.allocators.size());
-  for (const Job& job : jobs) run_job(options, job, comparison, progress);
+  for (const Job& job : jobs) {
+    comparison.rows.push_back(run_job(options, job, comparison.allocators, progress));
+  }
   progress.all_end();
 }
 

@@ -34,6 +34,10 @@ std::string escaped(const std::string& text) {
   return result;
 }
 
+struct Point {
+  double x, y;
+};
+
 class Picture {
  public:
   Picture(double width, double height) {
@@ -44,9 +48,9 @@ class Picture {
         width, height);
   }
 
-  void line(double x1, double y1, double x2, double y2, const char* colour) {
+  void line(Point from, Point to, const char* colour) {
     text_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n",
-                         x1, y1, x2, y2, colour);
+                         from.x, from.y, to.x, to.y, colour);
   }
   // `anchor` is start, middle or end.
   void label(double x, double y, const std::string& text, const char* anchor) {
@@ -85,17 +89,17 @@ void draw_ratio_axis(Picture& picture, const Frame& frame, const std::string& ti
   picture.label(frame.left + frame.width / 2, frame.top - 24, title, "middle");
   for (double octave = -kOctaves; octave <= kOctaves; ++octave) {
     const double x = ratio_x(frame, std::exp2(octave));
-    picture.line(x, frame.top - 4, x, frame.top + frame.height, octave == 0 ? "#555555" : "#dddddd");
+    picture.line({x, frame.top - 4}, {x, frame.top + frame.height}, octave == 0 ? "#555555" : "#dddddd");
     picture.label(x, frame.top - 8, fmt::format("{:g}", std::exp2(octave)), "middle");
   }
 }
 
-void label_failures(Picture& picture, double x, double y, const Comparison& comparison, const Row& row) {
+void label_failures(Picture& picture, Point place_of_text, const Comparison& comparison, const Row& row) {
   std::string names;
   for (std::size_t place = 0; place < row.cells.size(); ++place) {
     if (!row.cells[place].passed()) names += " " + comparison.allocators[place].name;
   }
-  if (!names.empty()) picture.label(x, y, "FAIL:" + names, "start");
+  if (!names.empty()) picture.label(place_of_text.x, place_of_text.y, "FAIL:" + names, "start");
 }
 
 void draw_ratios(Picture& picture, const Frame& frame, const Comparison& comparison, const Metric& metric) {
@@ -104,7 +108,7 @@ void draw_ratios(Picture& picture, const Frame& frame, const Comparison& compari
   for (std::size_t index = 0; index <= comparison.rows.size(); ++index) {
     const double y = frame.top + (static_cast<double>(index) + 0.5) * kRowHeight;
     const bool is_mean = index == comparison.rows.size();
-    if (!is_mean) label_failures(picture, frame.left + 4, y + 4, comparison, comparison.rows[index]);
+    if (!is_mean) label_failures(picture, {frame.left + 4, y + 4}, comparison, comparison.rows[index]);
     for (std::size_t place = 0; place < comparison.allocators.size(); ++place) {
       if (place == comparison.reference) continue;
       std::optional<double> ratio;
@@ -151,7 +155,7 @@ void draw_axes(Picture& picture, const Frame& frame, const Scale& scale, const s
     const double share = static_cast<double>(step) / kSteps;
     const double y = frame.top + frame.height * (1 - share);
     const double x = frame.left + frame.width * share;
-    picture.line(frame.left, y, frame.left + frame.width, y, "#dddddd");
+    picture.line({frame.left, y}, {frame.left + frame.width, y}, "#dddddd");
     picture.label(frame.left - 6, y + 4, fmt::format("{:.3g}", scale.top * share), "end");
     picture.label(x, frame.top + frame.height + 16, fmt::format("{:.3g} s", scale.end_s * share), "middle");
   }
@@ -176,7 +180,7 @@ std::string plot_comparison(const Comparison& comparison) {
   for (std::size_t index = 0; index <= comparison.rows.size(); ++index) {
     const double y = kTop + static_cast<double>(index) * kRowHeight;
     const bool is_mean = index == comparison.rows.size();
-    picture.line(10, y, width - 10, y, is_mean ? "#555555" : "#eeeeee");
+    picture.line({10, y}, {width - 10, y}, is_mean ? "#555555" : "#eeeeee");
     picture.label(kNames - 15, y + 14, is_mean ? "geometric mean" : comparison.rows[index].name, "end");
   }
   const std::vector<Metric>& metrics = all_metrics();

@@ -152,8 +152,9 @@ bool print_limit(const std::string& what, std::optional<double> value, double li
 }  // namespace
 
 void print_heading(const Options& options, const Machine& machine) {
-  fmt::print("torture {} · {} · {} cores · {} MiB · {} · governor {} · huge pages {}\n", kCommit, machine.cpu,
-             machine.cores, machine.memory_mib, machine.kernel, machine.governor, machine.huge_pages);
+  fmt::print("torture {} · {} · {} cores · {} MiB\n", kCommit, machine.cpu, machine.cores,
+             machine.memory_mib);
+  fmt::print("{} · governor {} · huge pages {}\n", machine.kernel, machine.governor, machine.huge_pages);
   fmt::print("seed {} · {} threads · scale {}", options.seed, options.threads, options.scale);
   if (options.soak_s == 0) fmt::print(" · median of {} interleaved runs", options.repeat);
   if (options.threads > machine.cores) fmt::print(" · more threads than cores");
@@ -171,7 +172,7 @@ void print_report(const Options& options, const Comparison& comparison) {
   for (std::size_t table = 0; table < tables; ++table) print_table(comparison, metrics[table]);
   print_means(comparison);
   fmt::print("\nspread: (maximum - minimum) / median of the worst allocator of the row");
-  fmt::print(" · * not over all rows, because some failed or were 0\n");
+  fmt::print("\n* not over all rows, because some failed or were 0\n");
   for (const Allocator& allocator : comparison.absent) {
     fmt::print("absent: {}: {}\n", allocator.name, allocator.missing);
   }

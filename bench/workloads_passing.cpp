@@ -2,8 +2,10 @@
 // while their blocks live on.
 #include <algorithm>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 
 #include "bench/table.h"
@@ -134,6 +136,23 @@ void replace_at_random(Worker& worker, Table<Block>& table, std::size_t count) {
   }
 }
 
+void release_rest(Worker& worker, Table<Block>& table) {
+  for (Block& block : table) {
+    if (!block.empty()) worker.release(block);
+  }
+}
+
+// Of 200 blocks 150 are freed at once; 50 take the place of blocks that an earlier thread left on `shelf`.
+void live_briefly(Worker& worker, std::span<Block> shelf) {
+  Block own[150];
+  for (Block& block : own) block = worker.allocate(worker.random.program_size());
+  for (Block& block : shelf) {
+    if (!block.empty()) worker.release(block);
+    block = worker.allocate(worker.random.program_size());
+  }
+  for (Block& block : own) worker.release(block);
+}
+
 }  // namespace
 
 void pass_one_to_one(Context& context) { pass(context, 1, 1, context.scaled(250'000)); }
@@ -163,40 +182,28 @@ void server_churn(Context& context) {
   run_threads(context.threads, [&](unsigned index) {
     Table<Block> table(2000);
     for (std::size_t generation = 0; generation < kGenerations; ++generation) {
-      std::thread([&] {
-        Worker worker(context.seed + generation * 64, index);
-        replace_at_random(worker, table, share);
-      }).join();
+      Worker worker(context.seed + generation * 64, index);
+      std::thread(replace_at_random, std::ref(worker), std::ref(table), share).join();
     }
     Worker worker(context.seed, index);
-    for (Block& block : table) {
-      if (!block.empty()) worker.release(block);
-    }
+    release_rest(worker, table);
   });
 }
 
-// Short threads that take 200 blocks, free 150 and leave 50 for a later thread to free.
+// Short threads, each of which leaves blocks for a later one to free.
 void thread_turnover(Context& context) {
+  constexpr std::size_t kShelves = 8;
+  constexpr std::size_t kShelfBlocks = 50;
   const std::size_t births = std::max<std::size_t>(context.scaled(28'000) / context.threads, 1);
   run_threads(context.threads, [&](unsigned index) {
-    Table<Block> left(50 * 8);
+    Table<Block> left(kShelves * kShelfBlocks);
     for (std::size_t birth = 0; birth < births; ++birth) {
-      std::thread([&] {
-        Worker worker(context.seed + birth * 64, index);
-        Block own[150];
-        for (Block& block : own) block = worker.allocate(worker.random.program_size());
-        const std::size_t shelf = birth % 8 * 50;
-        for (std::size_t place = shelf; place < shelf + 50; ++place) {
-          if (!left[place].empty()) worker.release(left[place]);
-          left[place] = worker.allocate(worker.random.program_size());
-        }
-        for (Block& block : own) worker.release(block);
-      }).join();
+      Worker worker(context.seed + birth * 64, index);
+      const std::span<Block> shelf(left.begin() + birth % kShelves * kShelfBlocks, kShelfBlocks);
+      std::thread(live_briefly, std::ref(worker), shelf).join();
     }
     Worker worker(context.seed, index);
-    for (Block& block : left) {
-      if (!block.empty()) worker.release(block);
-    }
+    release_rest(worker, left);
   });
 }
 

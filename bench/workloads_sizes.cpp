@@ -67,7 +67,7 @@ void realloc_growth(Context& context) {
 
 // Objects of any size on cache lines, vectors or pages.
 void aligned(Context& context) {
-  replace_aligned(context, context.scaled(5'000'000), [](Random& random) {
+  replace_aligned(context, context.scaled(12'000'000), [](Random& random) {
     if (random.below(20'000) == 0) return Shape{2 * kMiB, random.log_between(16, 2048)};
     const std::size_t alignment = random.chance(95) ? random_power(random, 16, 512) : 65536;
     // A power of two is left to aligned_exact(): packaged versions of mimalloc misplace such blocks (its
@@ -79,7 +79,7 @@ void aligned(Context& context) {
 
 // aligned_alloc as C11 wanted it: the size is a multiple of the alignment, often the alignment itself.
 void aligned_exact(Context& context) {
-  replace_aligned(context, context.scaled(8'000'000), [](Random& random) {
+  replace_aligned(context, context.scaled(20'000'000), [](Random& random) {
     const std::size_t alignment = random_power(random, 16, 4096);
     return Shape{alignment, alignment * random.between(1, 3)};
   });

@@ -1,6 +1,7 @@
-"""Compares the dynamic symbol table of the preload with the one list of names that it may and must export, and its
-NEEDED entries with libc alone. A name missing is as wrong as a name more: the missing one would be taken from libc
-and cross allocators (glibc's pvalloc with our free), the extra one would collide with the program's own.
+"""Compares the dynamic symbol table of the preload with the one list of names that it may and must export,
+and its NEEDED entries with libc alone. A name missing is as wrong as a name more: the missing one would be
+taken from libc and cross allocators (glibc's pvalloc with our free), the extra one would collide with the
+program's own.
 Usage: check_exports.py LIBRARY [HEADER]. With the public header the glebe_ names are compared too."""
 import re
 import subprocess
@@ -8,9 +9,10 @@ import sys
 
 C_CORE = '''malloc free calloc realloc reallocarray memalign aligned_alloc posix_memalign valloc pvalloc
 malloc_usable_size cfree'''
-GLIBC_CONTROL = '''mallopt mallinfo mallinfo2 malloc_info malloc_stats malloc_trim malloc_get_state malloc_set_state'''
-GLIBC_ALIASES = '''__libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc __libc_pvalloc
-__libc_reallocarray __libc_mallopt __libc_mallinfo __libc_cfree __posix_memalign'''
+GLIBC_CONTROL = '''mallopt mallinfo mallinfo2 malloc_info malloc_stats malloc_trim malloc_get_state
+malloc_set_state'''
+GLIBC_ALIASES = '''__libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc
+__libc_pvalloc __libc_reallocarray __libc_mallopt __libc_mallinfo __libc_cfree __posix_memalign'''
 C23 = 'free_sized free_aligned_sized'
 OTHER = 'dlopen'
 NEW_FORMS = ['m', 'mRKSt9nothrow_t', 'mSt11align_val_t', 'mSt11align_val_tRKSt9nothrow_t']
@@ -47,7 +49,7 @@ def check(library, header):
     required = required_names()
     problems += [f'missing {name}' for name in sorted(required - plain)]
     problems += [f'must not export {name}' for name in sorted(plain - required - ours)]
-    problems += [f'missing {name}' for name in ('glebe_malloc', 'glebe_version', 'glebe_owns') if name not in ours]
+    problems += [f'missing {name}' for name in sorted({'glebe_malloc', 'glebe_version', 'glebe_owns'} - ours)]
     if header:
         declared = header_names(header)
         problems += [f'declared but not exported: {name}' for name in sorted(declared - ours)]

@@ -1,6 +1,7 @@
-"""Gates the fast path: counts the library's instructions per operation (count_instructions) and compares them with
-the committed table. Fails when a figure went up by more than the tolerance, when a name is missing, or when a tight
-malloc(16)+free pair needs more than 36. A figure that went down is reported; --update writes the table anew.
+"""Gates the fast path: counts the library's instructions per operation (count_instructions) and compares
+them with the committed table. Fails when a figure went up by more than the tolerance, when a name is
+missing, or when a tight malloc(16)+free pair needs more than 36. A figure that went down is reported;
+--update writes the table anew.
 Usage: check_fast_path.py --library PATH --counter PROGRAM [--golden FILE] [--update]"""
 import argparse
 import json
@@ -9,8 +10,13 @@ import subprocess
 import sys
 
 LIMIT = {'malloc16_free_tight': 36.0}
-# Half an instruction: a refill that falls into the measured part more or less often is not a change of the path.
+# Half an instruction: a refill that falls into the measured part more or less often is not a change of the
+# path.
 TOLERANCE = 0.5
+
+HEADER = '''# User instructions inside the library per operation, release build with g++, single-stepped.
+# Written by tests/check_fast_path.py --update; a change belongs into the commit that causes it.
+'''
 
 
 def read_golden(path):
@@ -25,8 +31,7 @@ def read_golden(path):
 
 def write_golden(path, figures):
     with open(path, 'w', encoding='utf-8') as table:
-        table.write('# User instructions inside the library per operation, release build with g++, single-stepped.\n')
-        table.write('# Written by tests/check_fast_path.py --update; a change belongs into the commit that causes it.\n')
+        table.write(HEADER)
         for name, value in figures.items():
             table.write(f'{name:28} {value:8.1f}\n')
 
@@ -50,11 +55,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--library', required=True)
     parser.add_argument('--counter', required=True)
-    parser.add_argument('--golden', default=os.path.join(os.path.dirname(os.path.abspath(__file__)), 'fast_path.golden'))
+    parser.add_argument('--golden', default=os.path.join(os.path.dirname(__file__), 'fast_path.golden'))
     parser.add_argument('--update', action='store_true')
     options = parser.parse_args()
     env = {k: v for k, v in os.environ.items() if k != 'LD_PRELOAD'}
-    counted = subprocess.run([options.counter, options.library], text=True, capture_output=True, env=env, timeout=300)
+    command = [options.counter, options.library]
+    counted = subprocess.run(command, text=True, capture_output=True, env=env, timeout=300)
     if counted.returncode != 0:
         print(f'FAILED   count_instructions exits {counted.returncode}: {counted.stderr.strip()}')
         print('0 passed, 1 failed')

@@ -1,8 +1,9 @@
-// Counts the user instructions that an allocator's library executes per operation, exactly, by single-stepping.
-// Usage: count_instructions LIBRARY (a path to preload, or "libc") prints one JSON object to stdout. The program runs
-// itself again as a child under LD_PRELOAD; the child warms each pattern up at full speed and brackets the measured
-// part with int3, between which the parent steps it and compares the instruction pointer with the library's executable
-// ranges from /proc/PID/maps. x86-64 Linux only; the machine's noise cannot change the figures.
+// Counts the user instructions that an allocator's library executes per operation, exactly, by
+// single-stepping. Usage: count_instructions LIBRARY (a path to preload, or "libc") prints one JSON object to
+// stdout. The program runs itself again as a child under LD_PRELOAD; the child warms each pattern up at full
+// speed and brackets the measured part with int3, between which the parent steps it and compares the
+// instruction pointer with the library's executable ranges from /proc/PID/maps. x86-64 Linux only; the
+// machine's noise cannot change the figures.
 #include <dlfcn.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
@@ -125,7 +126,8 @@ std::vector<Range> code_of(pid_t child, const std::string& library) {
     Range range{};
     char rights[8] = {};
     int path_at = 0;
-    if (std::sscanf(line, "%zx-%zx %7s %*s %*s %*s %n", &range.begin, &range.end, rights, &path_at) < 3) continue;
+    if (std::sscanf(line, "%zx-%zx %7s %*s %*s %*s %n", &range.begin, &range.end, rights, &path_at) < 3)
+      continue;
     line[std::strcspn(line, "\n")] = '\0';
     if (rights[2] == 'x' && library == line + path_at) ranges.push_back(range);
   }

@@ -16,6 +16,15 @@
 #include "src/heap/small_stats.h"
 #include "src/vm/ledger.h"
 
+// The thread sanitizer's runtime needs memory and addresses of its own.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#elif defined(__has_feature)
+inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+
 [[nodiscard]] inline void* allocate(std::size_t size_bytes) {
   void* block = glebe::heap::allocate_fast(size_bytes);
   return block != nullptr ? block : glebe::heap::allocate_slow(size_bytes);

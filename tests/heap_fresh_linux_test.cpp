@@ -66,6 +66,12 @@ class NoMoreMemory {
   rlimit before_;
 };
 
+// Said, not silent: where this test cannot run.
+bool is_without_refusals() {
+  if (kThreadSanitizer) WARN("not run: the thread sanitizer does not survive that the system refuses memory");
+  return kThreadSanitizer;
+}
+
 }  // namespace
 
 TEST_CASE("V5 mut-C04 the start reserves much and costs little", "[heap]") {
@@ -128,6 +134,7 @@ TEST_CASE("fresh small regions", "[.fresh]") {
 
 TEST_CASE("V7 P8 when the system refuses memory the call fails, the state stays, and later it works",
           "[heap]") {
+  if (is_without_refusals()) return;
   REQUIRE(run_fresh("fresh refused memory") == kPassed);
 }
 TEST_CASE("fresh refused memory", "[.fresh]") {
@@ -169,6 +176,7 @@ TEST_CASE("fresh refused memory", "[.fresh]") {
 }
 
 TEST_CASE("P8 small allocations without memory fail one by one and lose nothing", "[heap]") {
+  if (is_without_refusals()) return;
   REQUIRE(run_fresh("fresh small blocks without memory") == kPassed);
 }
 TEST_CASE("fresh small blocks without memory", "[.fresh]") {

@@ -457,3 +457,33 @@ TEST_CASE("V1 a backlog that appears within one tick of the clock does not stay 
   REQUIRE(ThreadBank::get() != &own.slots);
   REQUIRE(open_fast_path());
 }
+
+TEST_CASE("V1 half-empty chunks with huge pages do not keep a thread off its fast path for ever", "[heap]") {
+  PurgeDelay delay(50);
+  const vm::ChunkPolicy policy = vm::chunk_policy;
+  vm::chunk_policy = {0, true};
+  REQUIRE(open_fast_path());
+  Heap& own = *own_heap();
+  std::vector<char*> blocks, kept;
+  for (unsigned i = 0; i < 1024; ++i) {
+    blocks.push_back(static_cast<char*>(allocate(32'768)));
+    std::memset(blocks.back(), 1, 32'768);
+  }
+  // Every other slab of 256 KiB is freed: half of each chunk.
+  for (char* block : blocks) {
+    const bool is_kept = reinterpret_cast<std::uintptr_t>(block) / (256 * kKiB) % 2 == 0;
+    is_kept ? kept.push_back(block) : release(block);
+  }
+  const std::size_t dirty = vm::ledger.dirty_bytes.load();
+  bool is_open = false;
+  for (unsigned passes = 0; passes < 150 && !is_open; ++passes) {
+    sleep_ms(10);
+    release(allocate(64));
+    is_open = vm::ledger.dirty_bytes.load() < 2 * kMiB && ThreadBank::get() == &own.slots;
+  }
+  for (char* block : kept) release(block);
+  vm::chunk_policy = policy;
+  REQUIRE(dirty > 8 * kMiB);
+  REQUIRE(is_open);
+  REQUIRE(open_fast_path());
+}

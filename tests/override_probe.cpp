@@ -1,6 +1,7 @@
-// Exits 0 only when every allocation entry point that this process can reach lies in the library that also defines
-// glebe_version and glebe_malloc, and a block from each of them is known to that library. Exits 2 when no glebe is
-// loaded, 1 when one is loaded but does not own every entry point. Not linked with glebe: symbols come by dlsym.
+// Exits 0 only when every allocation entry point that this process can reach lies in the library that also
+// defines glebe_version and glebe_malloc, and a block from each of them is known to that library. Exits 2
+// when no glebe is loaded, 1 when one is loaded but does not own every entry point. Not linked with glebe:
+// symbols come by dlsym.
 #include <dlfcn.h>
 #include <malloc.h>
 
@@ -15,11 +16,32 @@ namespace {
 
 using Owns = int (*)(const void*);
 
-const char* const kNames[] = {
-    "malloc", "free", "calloc", "realloc", "reallocarray", "posix_memalign", "aligned_alloc", "memalign", "valloc",
-    "pvalloc", "malloc_usable_size", "malloc_trim", "mallinfo2", "mallopt", "_Znwm", "_Znam", "_ZnwmSt11align_val_t",
-    "_ZnamSt11align_val_t", "_ZnwmRKSt9nothrow_t", "_ZnamRKSt9nothrow_t", "_ZdlPv", "_ZdaPv", "_ZdlPvm", "_ZdaPvm",
-    "_ZdlPvSt11align_val_t", "_ZdaPvSt11align_val_t"};
+const char* const kNames[] = {"malloc",
+                              "free",
+                              "calloc",
+                              "realloc",
+                              "reallocarray",
+                              "posix_memalign",
+                              "aligned_alloc",
+                              "memalign",
+                              "valloc",
+                              "pvalloc",
+                              "malloc_usable_size",
+                              "malloc_trim",
+                              "mallinfo2",
+                              "mallopt",
+                              "_Znwm",
+                              "_Znam",
+                              "_ZnwmSt11align_val_t",
+                              "_ZnamSt11align_val_t",
+                              "_ZnwmRKSt9nothrow_t",
+                              "_ZnamRKSt9nothrow_t",
+                              "_ZdlPv",
+                              "_ZdaPv",
+                              "_ZdlPvm",
+                              "_ZdaPvm",
+                              "_ZdlPvSt11align_val_t",
+                              "_ZdaPvSt11align_val_t"};
 
 const void* base_of(const void* address) {
   Dl_info info{};
@@ -52,7 +74,7 @@ bool blocks_are_ours(Owns owns) {
   void* large = malloc(40u << 20);
   char* text = strdup("a text that libc copies");
   auto* object = ::operator new(48);
-  auto* cache_line = ::operator new(256, std::align_val_t{128});
+  auto* cache_line = ::operator new (256, std::align_val_t{128});
   std::vector<int> numbers(1000);
   const std::string string(500, 'x');
   all = owned(owns, "malloc", plain) && all;
@@ -68,7 +90,7 @@ bool blocks_are_ours(Owns owns) {
   free(large);
   free(text);
   ::operator delete(object);
-  ::operator delete(cache_line, std::align_val_t{128});
+  ::operator delete (cache_line, std::align_val_t{128});
   const int on_stack = 0;
   static int in_data = 0;
   return all && owns(&on_stack) == 0 && owns(&in_data) == 0 && owns(nullptr) == 0;

@@ -1,5 +1,5 @@
-/* The probe for a C program, which has no C++ runtime in it: exits 0 only when malloc and its family lie in the
-   library that defines glebe_version, 2 when no glebe is loaded, 1 otherwise. */
+/* The probe for a C program, which has no C++ runtime in it: exits 0 only when malloc and its family lie in
+   the library that defines glebe_version, 2 when no glebe is loaded, 1 otherwise. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <malloc.h>
@@ -7,9 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char* const names[] = {"malloc",   "free",   "calloc",  "realloc",     "reallocarray",
-                                    "memalign", "valloc", "pvalloc", "aligned_alloc", "posix_memalign",
-                                    "cfree",    "malloc_usable_size", "free_sized", "free_aligned_sized"};
+static const char* const names[] = {"malloc",        "free",
+                                    "calloc",        "realloc",
+                                    "reallocarray",  "memalign",
+                                    "valloc",        "pvalloc",
+                                    "aligned_alloc", "posix_memalign",
+                                    "cfree",         "malloc_usable_size",
+                                    "free_sized",    "free_aligned_sized"};
 
 static const void* base_of(const void* address) {
   Dl_info info;

@@ -1,6 +1,7 @@
 // The probe for a statically linked program: there is no dlsym, so ownership is asked of the C interface. The
-// interface is declared weak, so that a link in which the override was dropped still builds; it then exits 2. Exits
-// 0 only when malloc, libc's own callers of malloc and operator new all return blocks of glebe's reservation.
+// interface is declared weak, so that a link in which the override was dropped still builds; it then exits 2.
+// Exits 0 only when malloc, libc's own callers of malloc and operator new all return blocks of glebe's
+// reservation.
 #include <malloc.h>
 
 #include <cstddef>

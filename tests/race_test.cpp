@@ -17,14 +17,6 @@ using namespace glebe::heap;
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadSanitizer = true;
-#elif defined(__has_feature)
-constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-
 // The sanitizer's address space has no room for the reservation that is made by default.
 [[maybe_unused]] const bool is_prepared = [] {
   if (kThreadSanitizer) vm::requested_chunk_space_bytes = 4 * kGiB;

@@ -105,7 +105,7 @@ class Duel {
     if (dice < 95) return take();
     if (dice < 98) return put_back();
     if (dice < 99) return misuse();
-    return move_range();
+    return below(2) == 0 ? move_range() : extend();
   }
   bool agree() const {  // everything that can be compared without a walk
     return engine_.free_units() == model_.free_units && engine_.range_count() == model_.ranges.size();
@@ -210,7 +210,9 @@ class Duel {
     if (at != model_.runs.end() && at->second.use == Use::held) return engine_.take_free_run(unit) == 0;
     const Status status = engine_.free(unit).status;
     if (at != model_.runs.end()) return status == Status::double_free;
-    return status == Status::double_free || status == Status::out_of_range;
+    const auto around = model_.runs.upper_bound(unit);
+    const bool is_inside_held = around != model_.runs.begin() && std::prev(around)->second.use == Use::held;
+    return status == Status::out_of_range || (status == Status::double_free && !is_inside_held);
   }
   // Removes a range that is free and adds it again, or sees the removal refused.
   bool move_range() {
@@ -225,6 +227,22 @@ class Duel {
     model_.runs.erase(range.first);
     model_.free_units -= range.count;
     return agree() && add(range.first, range.count);
+  }
+
+  // Makes the range that ends last longer, as long as there are units behind it.
+  bool extend() {
+    const auto at = std::max_element(model_.ranges.begin(), model_.ranges.end(),
+                                     [](const Range& a, const Range& b) { return a.first < b.first; });
+    const auto left = static_cast<std::uint32_t>(tags_.size()) - at->first - at->count;
+    const std::uint32_t extra = 1 + below(3);
+    const Status status = engine_.extend_range(at->first, at->count, extra);
+    if (extra > left) return status == Status::bad_argument;
+    if (status != Status::ok) return false;
+    const std::uint32_t end = at->first + at->count;
+    at->count += extra;
+    model_.runs[end] = {extra, Use::held};
+    static_cast<void>(model_.give_back(end));
+    return true;
   }
 
   std::vector<Tag> tags_;
@@ -507,6 +525,37 @@ TEST_CASE("runs grow and shrink where they are", "[placement]") {
   CHECK(engine.allocate(10).first == base);
   CHECK(engine.tag(base).owner == 0);
   CHECK(engine.validate(ranges));
+}
+
+TEST_CASE("C8 a range that is extended stays one range, and its old end is no barrier any more",
+          "[placement]") {
+  std::vector<Tag> tags(200);
+  Tlsf engine;
+  engine.attach(tags.data(), 200);
+  REQUIRE(engine.add_range(0, 50) == Status::ok);
+  REQUIRE(engine.add_range(150, 50) == Status::ok);
+  CHECK(engine.extend_range(0, 40, 10) == Status::out_of_range);
+  CHECK(engine.extend_range(10, 40, 10) == Status::out_of_range);
+  CHECK(engine.extend_range(0, 50, 0) == Status::bad_argument);
+  CHECK(engine.extend_range(0, 50, 151) == Status::bad_argument);
+  CHECK(engine.extend_range(0, 50, 101) == Status::in_use);
+  CHECK(engine.extend_range(150, 50, 1) == Status::bad_argument);
+  CHECK(engine.extend_range(0, 50, 30) == Status::ok);  // behind a free run
+  CHECK(engine.largest_free() == 80);
+  const Run run = engine.allocate(80);
+  CHECK(run.length == 80);
+  CHECK(engine.extend_range(0, 80, 1) == Status::ok);  // behind a run in use, and one unit long
+  CHECK(engine.free(80).status == Status::double_free);
+  CHECK(engine.extend_range(0, 81, 69) == Status::ok);  // up to the next range
+  const Range ranges[] = {{0, 150}, {150, 50}};
+  CHECK(engine.validate(ranges));
+  CHECK(engine.free_units() == 120);
+  CHECK(engine.grow_in_place(run.first, 150).length == 150);
+  CHECK(engine.grow_in_place(run.first, 151).status == Status::exhausted);
+  CHECK(engine.free(run.first).length == 150);
+  CHECK(engine.remove_range(0, 50) == Status::out_of_range);
+  CHECK(engine.remove_range(0, 150) == Status::ok);
+  CHECK(engine.range_units() == 50);
 }
 
 TEST_CASE("a free run that was taken out is neither placed nor merged until it is put back", "[placement]") {

@@ -406,6 +406,7 @@ TEST_CASE("S11 double frees, inner units and foreign units are told apart", "[pl
 
   const Run again = field.engine.allocate(60);
   REQUIRE(same(again, 50, 60));
+  CHECK(field.engine.free(first[1]).status == Status::out_of_range);  // now inside a run in use
   CHECK(field.engine.free(50).status == Status::ok);
 }
 

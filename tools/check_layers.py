@@ -1,20 +1,21 @@
-"""Fails when an include points upward in the tree or sideways between two layers that must not know each other, when
-a file of the library lies in no layer, and when the library asks for the operating system outside platform/.
+"""Fails when an include points upward in the tree, or sideways between two layers that must not know each
+other, when a file of the library lies in no layer, and when an #if outside platform/ asks for the operating
+system.
 Usage: check_layers.py [ROOT]"""
 import pathlib
 import re
 import sys
 
-LAYERS = ['src/base', 'src/placement', 'platform', 'src/vm', 'src/heap', 'src/paging', 'src/device', 'src/observe',
-          'src/api']
+LAYERS = ['src/base', 'src/placement', 'platform', 'src/vm', 'src/heap', 'src/paging', 'src/device',
+          'src/observe', 'src/api']
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 # Downward, but both stand on placement and neither may know the other.
 FORBIDDEN = {('src/device', 'src/heap')}
 INCLUDE = re.compile(r'\s*#\s*include\s+(?:"([^"]+)"|<(glebe/[^>]+)>)')
 PUBLIC = {'src/api', 'src/observe'}  # the only layers that know the C interface
 CONDITION = re.compile(r'\s*#\s*(?:if|ifdef|ifndef|elif)\b(.*)')
-SYSTEM_MACRO = re.compile(r'\b(_WIN32|_WIN64|__linux__|__MINGW\w+|__APPLE__|__unix__|__GLIBC__|__ANDROID__)\b')
-# The public headers have to ask, because they are compiled by programs that were not configured by meson.build.
+SYSTEM_MACRO = re.compile(r'\b(_WIN32|_WIN64|__linux__|__MINGW\w+|__APPLE__|__unix__|__GLIBC__)\b')
+# The public header has to ask: it is compiled by programs that meson.build did not configure.
 MAY_ASK = ('platform/', 'include/glebe/glebe.h', 'src/base/check.h')
 
 
@@ -54,8 +55,8 @@ def check_file(root, file):
 
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent).resolve()
-    files = [file for folder in ('platform', 'src', 'include') for file in sorted((root / folder).rglob('*'))
-             if file.suffix in ('.h', '.hpp', '.cpp', '.c', '.def')]
+    every = [file for folder in ('platform', 'src', 'include') for file in sorted((root / folder).rglob('*'))]
+    files = [file for file in every if file.suffix in ('.h', '.hpp', '.cpp', '.c', '.def')]
     errors = [error for file in files for error in check_file(root, file)]
     print('\n'.join(errors) or f'layers: {len(files)} files ok')
     return 1 if errors or not files else 0

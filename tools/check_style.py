@@ -1,6 +1,6 @@
-"""Fails on files above 600 lines, lines above 110 columns and functions above 60 lines anywhere in the tree, and on
-more than 12 preprocessor conditionals per 1000 non-blank lines of the library. Parameters and nesting are for
-clang-tidy, which parses C++; a function is found here by its braces, which is enough to count lines.
+"""Fails on files above 600 lines, lines above 110 columns and functions above 60 lines anywhere in the tree,
+and on more than 12 preprocessor conditionals per 1000 non-blank lines of the library. Parameters and nesting
+are for clang-tidy, which parses C++; a function is found here by its braces, which is enough to count lines.
 Usage: check_style.py [ROOT]"""
 import ast
 import pathlib
@@ -20,8 +20,8 @@ NOT_CODE = re.compile(r'R"(?P<mark>[^\s()\\]{0,16})\(.*?\)(?P=mark)"|//[^\n]*|/\
                       r"|(?<![0-9a-fA-F])'(?:[^'\\\n]|\\.)+'", re.S)
 # What stands before a brace that opens a scope of declarations and not a body.
 SCOPE = re.compile(r'^\s*(?:inline\s+)?(?:namespace\b|extern\b(?!.*\()|(?:template\s*<.*>\s*)?'
-                   r'(?:typedef\s+)?(?:class|struct|union|enum|concept)\b(?!.*\)\s*(?:const|noexcept|override|->|\s)*$))',
-                   re.S)
+                   r'(?:typedef\s+)?(?:class|struct|union|enum|concept)\b'
+                   r'(?!.*\)\s*(?:const|noexcept|override|->|\s)*$))', re.S)
 
 
 def blank(match):
@@ -72,30 +72,37 @@ def check_file(root, file):
     for number, line in enumerate(lines, 1):
         if len(line) > LINE_COLUMNS_MAX:
             yield f'{path}:{number}: {len(line)} columns, at most {LINE_COLUMNS_MAX}'
-    found = functions(text) if file.suffix in CPP else python_functions(text) if file.suffix == '.py' else ()
-    for first, count in found:
+    for first, count in functions(text) if file.suffix in CPP else python_functions(text):
         if count > FUNCTION_LINES_MAX:
             yield f'{path}:{first}: function of {count} lines, at most {FUNCTION_LINES_MAX}'
 
 
 def conditional_error(files):
-    lines = [line for file in files for line in file.read_text(encoding='utf-8').splitlines() if line.strip()]
+    texts = [file.read_text(encoding='utf-8') for file in files]
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
     count = sum(bool(CONDITIONAL.match(line)) for line in lines)
     if count * 1000 > CONDITIONALS_PER_1000_MAX * len(lines):
-        return (f'{count} preprocessor conditionals in {len(lines)} non-blank lines of {", ".join(LIBRARY)}, at most '
-                f'{CONDITIONALS_PER_1000_MAX} per 1000')
+        return (f'{count} preprocessor conditionals in {len(lines)} non-blank lines of {", ".join(LIBRARY)}, '
+                f'at most {CONDITIONALS_PER_1000_MAX} per 1000')
     return None
 
 
-def tree(root, folders, suffixes):
-    return [file for folder in folders for file in sorted((root / folder).rglob('*')) if file.suffix in suffixes]
+def is_python(file):
+    if file.suffix:
+        return file.suffix == '.py'
+    return file.read_bytes().startswith(b'#!/usr/bin/env python3')
+
+
+def tree(root, folders):
+    files = [file for folder in folders for file in sorted((root / folder).rglob('*')) if file.is_file()]
+    return [file for file in files if file.suffix in CPP or is_python(file)]
 
 
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent).resolve()
-    files = tree(root, FOLDERS, CPP + ('.py',))
+    files = tree(root, FOLDERS)
     errors = [error for file in files for error in check_file(root, file)]
-    errors += filter(None, [conditional_error(tree(root, LIBRARY, CPP))])
+    errors += filter(None, [conditional_error(tree(root, LIBRARY))])
     print('\n'.join(errors) or f'sizes: {len(files)} files ok')
     return 1 if errors or not files else 0
 

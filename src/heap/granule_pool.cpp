@@ -161,16 +161,18 @@ void mark(ChunkRecord& chunk, unsigned first, unsigned count, bool used) {
   word ^= mask;
 }
 
-// Purges the dirty free granules of a chunk; the whole chunk in one call when nothing in it is used.
-std::size_t purge_chunk(ChunkRecord& chunk) {
+// Purges the dirty free granules of a chunk; the whole chunk in one call when nothing in it is used. `everything`: a huge
+// page too that is in use for the most part, and where something still happens.
+std::size_t purge_chunk(ChunkRecord& chunk, bool everything) {
   const unsigned dirty_before = chunk.dirty_pages;
   const auto committed = static_cast<unsigned>(chunk.committed_bytes / vm::kPageBytes);
   if (chunk.used_pages == 0) {
     static_cast<void>(vm::purge_pages(chunk, 0, committed));
     return (dirty_before - chunk.dirty_pages) * vm::kPageBytes;
   }
-  // Breaking up a huge page pays only when most of it is free.
-  if (chunk.huge && chunk.dirty_pages < vm::kPagesPerChunk * 3 / 4) return 0;
+  // Breaking up a huge page pays when most of it is free, or when it has been quiet: dirty memory that stays for ever
+  // would keep every thread looking at the clock (thread_cache.h, "Modes").
+  if (!everything && chunk.huge && chunk.active && chunk.dirty_pages < vm::kPagesPerChunk * 3 / 4) return 0;
   unsigned at = 0;
   while (at < kGranulesPerChunk) {
     const std::uint64_t rest = ~chunk.used[at / 64] >> (at % 64);
@@ -235,16 +237,17 @@ void give_granules(std::byte* start, unsigned count) noexcept {
 }
 
 std::size_t granules_purge(std::uint32_t now_ms, std::uint32_t delay_ms, unsigned budget) noexcept {
-  if (!pool.lock.try_lock()) return 0;  // somebody is at it; the next tick comes soon
+  const bool is_mine = pool.lock.held_by_me();  // called by before_growth() on our own behalf
+  if (!is_mine && !pool.lock.try_lock()) return 0;  // somebody is at it; the next tick comes soon
   std::size_t purged = 0;
   for (unsigned i = 0; i < budget; ++i) {
     ChunkRecord* chunk = pool.dirty.pop_due(now_ms, delay_ms);
     if (chunk == nullptr) break;
-    purged += purge_chunk(*chunk);
+    purged += purge_chunk(*chunk, delay_ms == 0);
     // What could not or should not be purged is looked at again after another delay.
-    pool.dirty.update(*chunk, now_ms);
+    if (delay_ms != 0) pool.dirty.update(*chunk, now_ms);
   }
-  pool.lock.unlock();
+  if (!is_mine) pool.lock.unlock();
   return purged;
 }
 
@@ -253,7 +256,7 @@ std::size_t granules_trim() noexcept {
   os::Lock hold(pool.lock);
   std::size_t given = 0;
   for (ChunkRecord* chunk = pool.dirty.pop_any(); chunk != nullptr; chunk = pool.dirty.pop_any()) {
-    given += purge_chunk(*chunk);
+    given += purge_chunk(*chunk, true);
   }
   const unsigned regions_now = vm::region_count.load(std::memory_order_acquire);
   for (unsigned i = 0; i < regions_now; ++i) {

@@ -79,6 +79,9 @@ struct alignas(kHeapAlign) Heap {
   // Owner only.
   void** depots[kClassCount] = {};             // full magazines, linked through their base cells
   std::uint8_t depot_counts[kClassCount] = {};
+  std::uint8_t depot_lows[kClassCount] = {};   // the lowest depot_counts since caches were trimmed last
+  std::uint64_t busy_classes[2] = {};          // bits: a slow path used the class since then
+  bool spans_used = false;
   void** spare_magazines = nullptr;            // linked through cell 0
   Ring* rings[kRingCount] = {};                // remote.h
   Span spans[kSpanCount] = {};
@@ -86,6 +89,7 @@ struct alignas(kHeapAlign) Heap {
   std::uint32_t next_span = 0;                 // the entry to replace next
   std::uint32_t last_tick_ms = 0;              // coarse clock of the last slow path that looked
   std::uint32_t last_flush_ms = 0;
+  std::uint32_t last_trim_ms = 0;
   std::uint16_t closed_passes = 0;             // slow paths within one tick of the clock
   std::uint16_t id = 0;                        // first-class heaps: from 1, the owner word of medium and large blocks
   bool in_slow_path = false;                   // the owner is changing what only the owner touches (fork.h)

@@ -64,8 +64,8 @@ MediumBlock MediumShard::place(const MediumRequest& request) noexcept {
   return place_in_open(request);
 }
 
-// Opens more chunks of a range for the request: as many as it may need, or a sixteenth of what is open. What was never
-// used stays out of the engine as long as possible, so that memory which has pages is placed first.
+// Opens more chunks of a range for the request: as many as it may need, or a sixteenth of what is open. What
+// was never used stays out of the engine as long as possible, so that memory which has pages is placed first.
 bool MediumShard::open_more(const MediumRequest& request) noexcept {
   std::uint32_t wanted = chunks_for(request);
   if (wanted < open_chunk_count_ / kOpenShare) wanted = open_chunk_count_ / kOpenShare;
@@ -74,17 +74,20 @@ bool MediumShard::open_more(const MediumRequest& request) noexcept {
     const std::uint32_t left = range->chunk_count - range->opened_chunks;
     if (left >= chunks_for(request)) {
       const std::uint32_t more = left < wanted ? left : wanted;
-      Tlsf& engine = engine_of(*range->region);
-      const Status status =
-          engine.extend_range(range->first_unit, range->unit_count(), more * kPagesPerChunk);
-      CHECK(status == Status::ok);
-      range->opened_chunks += more;
-      open_chunk_count_ += more;
+      open_chunks(*range, more);
       return true;
     }
     range = List<MediumRange>::previous(range);
   }
   return false;
+}
+
+void MediumShard::open_chunks(MediumRange& range, std::uint32_t count) noexcept {
+  const Status status =
+      engine_of(*range.region).extend_range(range.first_unit, range.unit_count(), count * kPagesPerChunk);
+  CHECK(status == Status::ok);
+  range.opened_chunks += count;
+  open_chunk_count_ += count;
 }
 
 MediumBlock MediumShard::place_in_open(const MediumRequest& request) noexcept {
@@ -161,13 +164,35 @@ bool MediumShard::resize(const vm::Region& region, void* address, std::uint32_t 
     give(region, unit + new_pages, tail);
     return true;
   }
-  if (engine.grow_in_place(unit, new_pages).empty()) return false;
+  if (engine.grow_in_place(unit, new_pages).empty()) {
+    if (!open_behind(region, unit, new_pages)) return false;
+    if (engine.grow_in_place(unit, new_pages).empty()) return false;
+  }
   const std::uint32_t extra = new_pages - old_pages;
   if (!vm::commit_range(region, unit_address(region, unit + old_pages), std::size_t{extra} * kPageBytes)) {
     CHECK(engine.shrink(unit, old_pages).status == Status::ok);
     return false;
   }
   static_cast<void>(take(region, unit + old_pages, extra));
+  return true;
+}
+
+// Opens the chunks behind a block that may grow into them: nothing lies between it and the end of what is
+// open.
+bool MediumShard::open_behind(const vm::Region& region, std::uint32_t unit,
+                              std::uint32_t new_pages) noexcept {
+  MediumRange& range = range_of(*vm::chunk_of(region, unit_address(region, unit)));
+  Tlsf& engine = engine_of(region);
+  const std::uint32_t open_end = range.first_unit + range.unit_count();
+  const std::uint32_t block_end = unit + engine.run_length(unit);
+  if (block_end != open_end) {
+    const bool is_free = engine.is_free_start(block_end);
+    if (!is_free || block_end + engine.run_length(block_end) != open_end) return false;
+  }
+  const auto needed =
+      static_cast<std::uint32_t>(divide_up(unit + new_pages - range.first_unit, kPagesPerChunk));
+  if (needed <= range.opened_chunks || needed > range.chunk_count) return false;
+  open_chunks(range, needed - range.opened_chunks);
   return true;
 }
 
@@ -359,6 +384,7 @@ void MediumShard::add_stats(MediumStats& stats) const noexcept {
       stats.dirty_bytes += range->first_chunk[i].dirty_pages * kPageBytes;
     }
   }
+  stats.free_bytes += std::size_t{chunk_count_ - open_chunk_count_} * vm::kChunkBytes;
   for (const Tlsf* engine : engines_) {
     if (engine == nullptr) continue;
     stats.free_bytes += engine->free_units() * kPageBytes;

@@ -67,8 +67,8 @@ class MediumShard {
   // there.
   [[nodiscard]] MediumBlock place(const MediumRequest& request) noexcept;
 
-  // Adds chunks that were acquired for this shard and opens those that the request needs. False: no metadata memory;
-  // the chunks are still the caller's.
+  // Adds chunks that were acquired for this shard and opens those that the request needs. False: no metadata
+  // memory; the chunks are still the caller's.
   [[nodiscard]] bool add_range(vm::ChunkRecord* first_chunk, std::uint32_t chunk_count,
                                const MediumRequest& request) noexcept;
   [[nodiscard]] std::uint32_t chunk_count() const noexcept { return chunk_count_; }
@@ -106,6 +106,9 @@ class MediumShard {
   }
   [[nodiscard]] MediumBlock place_in_open(const MediumRequest& request) noexcept;
   [[nodiscard]] bool open_more(const MediumRequest& request) noexcept;
+  void open_chunks(MediumRange& range, std::uint32_t count) noexcept;
+  [[nodiscard]] bool open_behind(const vm::Region& region, std::uint32_t unit,
+                                 std::uint32_t new_pages) noexcept;
   void attach_engine(const vm::Region& region) noexcept;
   [[nodiscard]] bool ensure_engine(const vm::Region& region) noexcept;
   [[nodiscard]] MediumRange* new_range_record() noexcept;

@@ -20,6 +20,7 @@ namespace {
 constexpr unsigned kMagazinesPerGrowth = 4;
 constexpr unsigned kClosedPassesMax = 16;           // slow paths within a tick that make a thread busy
 constexpr std::uint32_t kFlushIntervalMs = 100;
+constexpr std::uint32_t kTrimIntervalMs = 4;
 constexpr std::size_t kPendingBytes = 2 * kMiB;     // dirty memory worth looking at the clock for
 
 void** array_of(void** cell) {
@@ -67,7 +68,8 @@ bool take_from_depot(Heap& heap, Slot& slot, unsigned size_class) {
   if (base == nullptr) return false;
   if (slot.base != kNullCell) recycle_magazine(heap, slot.base);
   heap.depots[size_class] = static_cast<void**>(*base);
-  --heap.depot_counts[size_class];
+  const std::uint8_t left = --heap.depot_counts[size_class];
+  if (left < heap.depot_lows[size_class]) heap.depot_lows[size_class] = left;
   *base = nullptr;
   slot = {base + class_infos[size_class].magazine_blocks, base};
   return true;
@@ -84,6 +86,18 @@ bool put_into_depot(Heap& heap, Slot& slot, unsigned size_class) {
   *base = nullptr;
   slot = {base, base};
   return true;
+}
+
+constexpr std::uint32_t kSpanPagesMax = kSpanBytesMax / vm::kPageBytes;
+constexpr std::uint32_t kSpanPagesTotal = kMiB / vm::kPageBytes;  // kept by one thread
+
+void drop_span(Heap& heap, Span& span) {
+  if (span.pages == 0) return;
+  const std::size_t size_bytes = span.pages * vm::kPageBytes;
+  heap.span_pages -= span.pages;
+  span.pages = 0;
+  // Two threads may both keep a block that the program freed twice.
+  if (medium_free(span.address) != FreeStatus::ok) report_misuse(Misuse::double_free, span.address, size_bytes);
 }
 
 // Fills half of the magazine from the slabs and returns one block more. The slot is empty.
@@ -121,13 +135,47 @@ void flush_slot(Heap& heap, Slot& slot) {
   slot.top = slot.base;
 }
 
-void flush_depot(Heap& heap, unsigned size_class) {
-  while (void** base = heap.depots[size_class]) {
+// Empties all magazines of the depot but the `kept` that were put there last.
+void flush_depot(Heap& heap, unsigned size_class, unsigned kept) {
+  void** unlinked = reinterpret_cast<void**>(&heap.depots[size_class]);
+  for (unsigned i = 0; i < kept; ++i) unlinked = static_cast<void**>(*unlinked);
+  while (void** base = static_cast<void**>(*unlinked)) {
     put_blocks(heap, base + 1, class_infos[size_class].magazine_blocks);
-    heap.depots[size_class] = static_cast<void**>(*base);
+    *unlinked = *base;
     --heap.depot_counts[size_class];
     recycle_magazine(heap, base);
   }
+  heap.depot_lows[size_class] = heap.depot_counts[size_class];
+}
+
+void note_use(Heap& heap, unsigned size_class) {
+  heap.busy_classes[size_class / 64] |= std::uint64_t{1} << (size_class % 64);
+}
+
+bool was_used(const Heap& heap, unsigned size_class) {
+  return (heap.busy_classes[size_class / 64] >> (size_class % 64) & 1) != 0;
+}
+
+// Gives back what the thread did not need since the last time: magazines at the bottom of the depots, the magazines of
+// classes that no slow path used, idle spans. A cached block keeps its slab from becoming free, so caches are kept only
+// where they serve.
+void trim_caches(Heap& heap) {
+  if (!heap.spans_used) {
+    for (Span& span : heap.spans) drop_span(heap, span);
+  }
+  heap.spans_used = false;
+  if (!lock_heap(heap)) return;
+  for (unsigned c = 0; c < kClassCount; ++c) {
+    if (heap.depot_lows[c] != 0) flush_depot(heap, c, heap.depot_counts[c] - heap.depot_lows[c]);
+    heap.depot_lows[c] = heap.depot_counts[c];
+    if (!was_used(heap, c)) {
+      flush_slot(heap, heap.slots.slot[c]);
+      flush_slot(heap, heap.metered.slot[c]);
+    }
+  }
+  heap.busy_classes[0] = heap.busy_classes[1] = 0;
+  if (!heap.inbox.looks_empty()) drain_inbox(heap);
+  heap.lock.unlock();
 }
 
 enum class Mode : std::uint8_t { closed, metered, open };
@@ -157,18 +205,6 @@ void set_mode(Heap& heap, Mode mode) {
   ThreadBank::set(bank);
 }
 
-constexpr std::uint32_t kSpanPagesMax = kSpanBytesMax / vm::kPageBytes;
-constexpr std::uint32_t kSpanPagesTotal = kMiB / vm::kPageBytes;  // kept by one thread
-
-void drop_span(Heap& heap, Span& span) {
-  if (span.pages == 0) return;
-  const std::size_t size_bytes = span.pages * vm::kPageBytes;
-  heap.span_pages -= span.pages;
-  span.pages = 0;
-  // Two threads may both keep a block that the program freed twice.
-  if (medium_free(span.address) != FreeStatus::ok) report_misuse(Misuse::double_free, span.address, size_bytes);
-}
-
 bool is_kept(const Heap& heap, const void* block) {
   for (const Span& span : heap.spans) {
     if (span.pages != 0 && span.address == block) return true;
@@ -194,6 +230,7 @@ bool always_closed() { return settings.debug_fill || settings.zero_on_free; }
 }  // namespace
 
 void* next_block(Heap& heap, unsigned size_class, bool* is_zero) noexcept {
+  note_use(heap, size_class);
   Slot& slot = heap.slots.slot[size_class];
   void* block = *slot.top;
   if (block != nullptr) {
@@ -213,6 +250,7 @@ void* next_block(Heap& heap, unsigned size_class, bool* is_zero) noexcept {
 }
 
 void keep_block(Heap& heap, unsigned size_class, void* block) noexcept {
+  note_use(heap, size_class);
   Slot& slot = heap.slots.slot[size_class];
   if (!ensure_magazine(heap, slot, size_class)) return free_into(heap, block);
   const bool is_full = ((reinterpret_cast<std::uintptr_t>(slot.top) + sizeof(void*)) & (kMagazineBytes - 1)) == 0;
@@ -229,6 +267,7 @@ void* take_span(Heap& heap, std::size_t size_bytes) noexcept {
     if (span.pages < pages || span.pages > pages + pages / 8) continue;
     heap.span_pages -= span.pages;
     span.pages = 0;
+    heap.spans_used = true;
     return span.address;
   }
   return nullptr;
@@ -251,7 +290,7 @@ void flush_caches(Heap& heap) noexcept {
   send_all_rings(heap);
   if (!lock_heap(heap)) return;
   for (unsigned c = 0; c < kClassCount; ++c) {
-    flush_depot(heap, c);
+    flush_depot(heap, c, 0);
     flush_slot(heap, heap.slots.slot[c]);
     flush_slot(heap, heap.metered.slot[c]);
   }
@@ -280,6 +319,10 @@ void tick(Heap& heap) noexcept {
       static_cast<void>(release_empty_slabs(heap));
       heap.lock.unlock();
     }
+  }
+  if (now_ms - heap.last_trim_ms >= kTrimIntervalMs) {
+    heap.last_trim_ms = now_ms;
+    trim_caches(heap);
   }
   maintain(now);
   set_mode(heap, is_pending || always_closed() ? Mode::closed : Mode::open);

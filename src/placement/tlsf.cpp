@@ -225,9 +225,12 @@ Run Tlsf::allocate(std::uint32_t length, std::uint32_t align_units) noexcept {
   return carve(start, run_length - gap, length);
 }
 
-// Why free(first) is refused.
+// Why free(first) is refused. A former run start tells nothing while its unit is part of a run in use.
 Status Tlsf::refusal(std::uint32_t first) const noexcept {
-  return has_state(first, kFree | kTaken | kFormer) ? Status::double_free : Status::out_of_range;
+  constexpr unsigned kNotInUse = kFree | kTaken;
+  if (has_state(first, kNotInUse)) return Status::double_free;
+  const bool is_free_again = has_state(first, kFormer) && has_state(run_containing(first), kNotInUse);
+  return is_free_again ? Status::double_free : Status::out_of_range;
 }
 
 Run Tlsf::grow_in_place(std::uint32_t first, std::uint32_t new_length) noexcept {

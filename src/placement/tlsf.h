@@ -72,11 +72,12 @@ class Tlsf {
   // Adds units that are free. bad_argument: empty or beyond the capacity; in_use: its first or last unit lies
   // at the end of a range that is there (that ranges do not overlap otherwise is the caller's duty).
   [[nodiscard]] Status add_range(std::uint32_t first, std::uint32_t count) noexcept;
-  // Adds `extra` units right behind a range, exactly as it is so far; they are free and merge with what is free in front.
-  // bad_argument, in_use as above; out_of_range: not a range of this engine.
+  // Adds `extra` units right behind a range, exactly as it is so far; they are free and merge with what is
+  // free in front. bad_argument, in_use as above; out_of_range: not a range of this engine.
   [[nodiscard]] Status extend_range(std::uint32_t first, std::uint32_t count, std::uint32_t extra) noexcept;
-  // Takes a whole range away, exactly as it was added and extended. in_use: something in it is not free; out_of_range: not
-  // a range of this engine. Its tags stay readable for free(), and only their owner clears them.
+  // Takes a whole range away, exactly as it was added and extended. in_use: something in it is not free;
+  // out_of_range: not a range of this engine. Its tags stay readable for free(), and only their owner clears
+  // them.
   [[nodiscard]] Status remove_range(std::uint32_t first, std::uint32_t count) noexcept;
 
   // A run of `length` units, the first one a multiple of `align_units` (a power of two; unit 0 is aligned to
@@ -86,8 +87,8 @@ class Tlsf {
   [[nodiscard]] Run allocate(std::uint32_t length, std::uint32_t align_units) noexcept;
 
   // Gives a run back; the answer is the free run that it is part of now. double_free: a free run starts here,
-  // or a run that started here was given back and no other was since. out_of_range: no run of this engine
-  // starts here.
+  // or a run that started here was given back and its units are still free. out_of_range: no run starts here.
+  // `first` lies in a range of this engine, or in none of any engine that shares the tags.
   Run free(std::uint32_t first) noexcept;
 
   // Change the length of a run that is handed out. grow_in_place answers with the run; exhausted: the units

@@ -1,5 +1,5 @@
-// Frees a block twice. Variant = 4 * size index + way: 0 twice in a row, 1 with another free between, 2 after the
-// caches of the size were flushed, 3 the second time on another thread.
+// Frees a block twice. Variant = 4 * size index + way: 0 twice in a row, 1 with another free between, 2 after
+// the caches of the size were flushed, 3 the second time on another thread.
 #include <pthread.h>
 
 #include "tests/misuse/misuse.h"

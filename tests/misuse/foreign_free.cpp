@@ -1,5 +1,6 @@
-// Frees memory that never came from the allocator. Variant: 0 stack, 1 static data, 2 own mapping, 3 code, 4 a small
-// integer, 5 a non-canonical address, 6 realloc of a stack address, 7 malloc_usable_size of a static address.
+// Frees memory that never came from the allocator. Variant: 0 stack, 1 static data, 2 own mapping, 3 code, 4
+// a small integer, 5 a non-canonical address, 6 realloc of a stack address, 7 malloc_usable_size of a static
+// address.
 #include <sys/mman.h>
 
 #include "tests/misuse/misuse.h"
@@ -16,7 +17,8 @@ void* foreign_address(int variant, void* stack) {
     case 2:
       return mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     case 3:
-      return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(&misuse::survived) & ~std::uintptr_t{15});
+      return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(&misuse::survived) &
+                                     ~std::uintptr_t{15});
     case 4:
       return reinterpret_cast<void*>(0x1230);
     case 5:

@@ -1,4 +1,5 @@
-// Frees a pointer that no allocator returns, because it is not a multiple of 16: the variant chooses block and offset.
+// Frees a pointer that no allocator returns, because it is not a multiple of 16: the variant chooses block
+// and offset.
 #include "tests/misuse/misuse.h"
 
 namespace {
@@ -6,7 +7,8 @@ namespace {
 struct Case {
   std::size_t size, distance;
 };
-constexpr Case kCases[] = {{16, 1}, {64, 8}, {1000, 3}, {32'768, 8}, {100'000, 1}, {1'500'000, 8}, {50'000'000, 24}};
+constexpr Case kCases[] = {{16, 1},      {64, 8},        {1000, 3},       {32'768, 8},
+                           {100'000, 1}, {1'500'000, 8}, {50'000'000, 24}};
 
 }  // namespace
 

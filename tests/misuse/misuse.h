@@ -1,6 +1,7 @@
-// Shared by the misuse programs. Each program commits one kind of error on purpose: its argument chooses the variant,
-// it prints the pointer that the report must name, commits the error, goes on allocating long enough for a late
-// detection, checks that the heap is sound and prints "survived". The driver judges by exit status and message.
+// Shared by the misuse programs. Each program commits one kind of error on purpose: its argument chooses the
+// variant, it prints the pointer that the report must name, commits the error, goes on allocating long enough
+// for a late detection, checks that the heap is sound and prints "survived". The driver judges by exit status
+// and message.
 #pragma once
 #include <malloc.h>
 #include <unistd.h>
@@ -26,7 +27,8 @@ inline int variant(int argc, char** argv) { return argc > 1 ? std::atoi(argv[1])
 
 inline void announce(const void* pointer) {
   char text[64];
-  const int length = std::snprintf(text, sizeof text, "pointer 0x%zx\n", reinterpret_cast<std::uintptr_t>(pointer));
+  const int length =
+      std::snprintf(text, sizeof text, "pointer 0x%zx\n", reinterpret_cast<std::uintptr_t>(pointer));
   if (write(STDOUT_FILENO, text, static_cast<std::size_t>(length)) < 0) std::_Exit(9);
 }
 
@@ -55,7 +57,8 @@ inline bool heap_is_sound(std::size_t size) {
   return sound;
 }
 
-// An error may be found as late as the batch with the block returns to the store, which the trim makes sure of.
+// An error may be found as late as the batch with the block returns to the store, which the trim makes sure
+// of.
 inline int survived(std::size_t size) {
   flush(size);
   malloc_trim(0);

@@ -1,4 +1,5 @@
-// Calls realloc on a block that was freed. Variant = 2 * size index + (1 when the caches were flushed between).
+// Calls realloc on a block that was freed. Variant = 2 * size index + (1 when the caches were flushed
+// between).
 #include "tests/misuse/misuse.h"
 
 namespace {

@@ -1,7 +1,8 @@
-// Conformance of the C allocation interface: errno, alignment and edge rules of POSIX, C23 and glibc (P13, P14).
-// What would break: programs that rely on malloc(0), on errno after a failure, on realloc keeping the old block.
-// Run as: conformance [require-c23]. The C23 functions are newer than glibc 2.36, so only an allocator that
-// promises them is asked for them; without the argument their absence is said and does not count.
+// Conformance of the C allocation interface: errno, alignment and edge rules of POSIX, C23 and glibc (P13,
+// P14). What would break: programs that rely on malloc(0), on errno after a failure, on realloc keeping the
+// old block. Run as: conformance [require-c23]. The C23 functions are newer than glibc 2.36, so only an
+// allocator that promises them is asked for them; without the argument their absence is said and does not
+// count.
 #include <malloc.h>
 #include <sys/mman.h>
 
@@ -51,8 +52,9 @@ void zero_bytes() {
     for (int j = 0; j < i; ++j) expect(seen[i] != seen[j], "malloc(0) is unique");
   }
   for (auto* block : seen) free(block);
-  void* blocks[] = {calloc(opaque_size(0), 8),       calloc(8, opaque_size(0)),  realloc(nullptr, opaque_size(0)),
-                    memalign(64, opaque_size(0)),    valloc(opaque_size(0)),     reallocarray(nullptr, 0, 8),
+  void* blocks[] = {calloc(opaque_size(0), 8),        calloc(8, opaque_size(0)),
+                    realloc(nullptr, opaque_size(0)), memalign(64, opaque_size(0)),
+                    valloc(opaque_size(0)),           reallocarray(nullptr, 0, 8),
                     aligned_alloc(64, opaque_size(0))};
   std::size_t index = 0;
   for (void* block : blocks) {
@@ -75,9 +77,11 @@ void plain_failures() {
     errno = 0;
     expect_no_memory(opaque(realloc(nullptr, opaque_size(size))), "realloc(NULL, huge) is null", size);
     errno = 0;
-    expect_no_memory(opaque(reallocarray(nullptr, opaque_size(size), 1)), "reallocarray(NULL, huge) is null", size);
+    expect_no_memory(opaque(reallocarray(nullptr, opaque_size(size), 1)), "reallocarray(NULL, huge) is null",
+                     size);
     errno = 0;
-    expect_no_memory(opaque(aligned_alloc(64, opaque_size(size))), "aligned_alloc above PTRDIFF_MAX is null", size);
+    expect_no_memory(opaque(aligned_alloc(64, opaque_size(size))), "aligned_alloc above PTRDIFF_MAX is null",
+                     size);
     errno = 0;
     expect_no_memory(opaque(memalign(64, opaque_size(size))), "memalign above PTRDIFF_MAX is null", size);
     errno = 0;
@@ -94,9 +98,9 @@ void plain_failures() {
 
 void overflowing_products() {
   const std::size_t half = std::size_t{1} << 32;
-  const std::size_t pairs[][2] = {{half, half},         {SIZE_MAX, 2},         {2, SIZE_MAX},
-                                  {SIZE_MAX, SIZE_MAX}, {half + 1, half - 1},  {SIZE_MAX / 2 + 2, 2},
-                                  {SIZE_MAX / 16, 17},  {kTooLarge / 8, 8},    {half << 16, 65537}};
+  const std::size_t pairs[][2] = {{half, half},         {SIZE_MAX, 2},        {2, SIZE_MAX},
+                                  {SIZE_MAX, SIZE_MAX}, {half + 1, half - 1}, {SIZE_MAX / 2 + 2, 2},
+                                  {SIZE_MAX / 16, 17},  {kTooLarge / 8, 8},   {half << 16, 65537}};
   void* kept = opaque(malloc(100));
   fill(kept, 100, 0x5A);
   for (const auto& pair : pairs) {
@@ -119,7 +123,8 @@ void realloc_edges() {
     void* block = opaque(malloc(size));
     fill(block, size, 0x37);
     errno = 0;
-    expect_no_memory(opaque(realloc(block, opaque_size(kTooLarge))), "realloc above PTRDIFF_MAX is null", size);
+    expect_no_memory(opaque(realloc(block, opaque_size(kTooLarge))), "realloc above PTRDIFF_MAX is null",
+                     size);
     errno = 0;
     expect_no_memory(opaque(realloc(block, opaque_size(SIZE_MAX))), "realloc of SIZE_MAX is null", size);
     expect(holds(block, size, 0x37), "realloc keeps the block when it fails", size);
@@ -130,7 +135,8 @@ void realloc_edges() {
   // realloc(p, 0) really freed: 400 rounds of 60 MB would not fit otherwise.
   for (int round = 0; round < 400; ++round) {
     auto* block = static_cast<unsigned char*>(opaque(malloc(60'000'000)));
-    if (!expect(block != nullptr, "realloc(p, 0) gives the memory back", static_cast<std::size_t>(round))) return;
+    if (!expect(block != nullptr, "realloc(p, 0) gives the memory back", static_cast<std::size_t>(round)))
+      return;
     block[0] = 1;
     expect(opaque(realloc(block, opaque_size(0))) == nullptr, "realloc(p, 0) returns null");
   }
@@ -138,10 +144,12 @@ void realloc_edges() {
 
 void posix_memalign_rules() {
   int marker = 0;
-  for (const std::size_t alignment : {0u, 1u, 2u, 3u, 4u, 5u, 7u, 9u, 12u, 24u, 48u, 63u, 100u, 4095u, 4097u}) {
+  for (const std::size_t alignment :
+       {0u, 1u, 2u, 3u, 4u, 5u, 7u, 9u, 12u, 24u, 48u, 63u, 100u, 4095u, 4097u}) {
     void* placed = &marker;
     errno = kUntouched;
-    expect(posix_memalign(&placed, opaque_size(alignment), 64) == EINVAL, "bad alignment is EINVAL", alignment);
+    expect(posix_memalign(&placed, opaque_size(alignment), 64) == EINVAL, "bad alignment is EINVAL",
+           alignment);
     expect(placed == &marker, "posix_memalign leaves *out on EINVAL", alignment);
     expect(errno == kUntouched, "posix_memalign leaves errno on EINVAL", alignment);
   }
@@ -166,20 +174,22 @@ void posix_memalign_rules() {
 }
 
 void odd_alignments() {
-  const std::size_t wanted[][2] = {{0, 8},    {1, 8},     {3, 8},       {5, 8},       {15, 16},
-                                   {24, 32},  {33, 64},   {100, 128},   {1000, 1024}, {4095, 4096},
-                                   {5000, 8192}, {70'000, 131'072}};
+  const std::size_t wanted[][2] = {{0, 8},       {1, 8},       {3, 8},       {5, 8},
+                                   {15, 16},     {24, 32},     {33, 64},     {100, 128},
+                                   {1000, 1024}, {4095, 4096}, {5000, 8192}, {70'000, 131'072}};
   for (const auto& pair : wanted) {
     void* block = opaque(memalign(opaque_size(pair[0]), 200));
     expect(block != nullptr, "memalign rounds an odd alignment up", pair[0]);
     expect(is_aligned(block, pair[1]), "memalign's block is aligned to the next power of two", pair[0]);
     expect(malloc_usable_size(block) >= 200, "memalign's usable size", pair[0]);
     free(block);
-    // glibc up to 2.37 rounds up here too, later ones and C23 refuse: both are right, a misaligned block is not.
+    // glibc up to 2.37 rounds up here too, later ones and C23 refuse: both are right, a misaligned block is
+    // not.
     errno = 0;
     block = opaque(aligned_alloc(opaque_size(pair[0]), 200));
     const bool refused = block == nullptr && errno == EINVAL;
-    expect(refused || (block != nullptr && is_aligned(block, pair[1])), "aligned_alloc of odd alignment", pair[0]);
+    expect(refused || (block != nullptr && is_aligned(block, pair[1])), "aligned_alloc of odd alignment",
+           pair[0]);
     free(block);
   }
   for (const std::size_t alignment : {(std::size_t{1} << 63) + 1, SIZE_MAX}) {
@@ -188,7 +198,8 @@ void odd_alignments() {
     expect(block == nullptr && errno == EINVAL, "memalign beyond 2^63 is EINVAL", alignment);
   }
   errno = 0;
-  expect(opaque(memalign(opaque_size(std::size_t{1} << 62), 8)) == nullptr && errno == ENOMEM, "memalign(2^62)");
+  expect(opaque(memalign(opaque_size(std::size_t{1} << 62), 8)) == nullptr && errno == ENOMEM,
+         "memalign(2^62)");
 }
 
 void page_functions() {
@@ -234,14 +245,16 @@ void sized_frees(bool required) {
   }
   free_sized(nullptr, 0);
   free_aligned_sized(nullptr, 64, 64);
-  for (const std::size_t size : {0u, 1u, 16u, 100u, 1024u, 5000u, 32'768u, 100'000u, 5'000'000u, 70'000'000u}) {
+  for (const std::size_t size :
+       {0u, 1u, 16u, 100u, 1024u, 5000u, 32'768u, 100'000u, 5'000'000u, 70'000'000u}) {
     errno = kUntouched;
     free_sized(opaque(malloc(size)), size);
     free_sized(opaque(calloc(1, size)), size);
     free_sized(opaque(realloc(nullptr, size)), size);
     for (std::size_t alignment = 8; alignment <= 65'536; alignment *= 8) {
       void* block = opaque(aligned_alloc(alignment, size));
-      expect(block != nullptr && is_aligned(block, alignment), "aligned_alloc before free_aligned_sized", size);
+      expect(block != nullptr && is_aligned(block, alignment), "aligned_alloc before free_aligned_sized",
+             size);
       free_aligned_sized(block, alignment, size);
     }
     expect(errno == kUntouched, "free_sized leaves errno", size);
@@ -254,8 +267,8 @@ void control_functions() {
   void* block = opaque(malloc(kBytes));
   fill(block, kBytes, 9);
   const struct mallinfo2 during = mallinfo2();
-  expect(during.uordblks + during.hblkhd >= before.uordblks + before.hblkhd + kBytes, "mallinfo2 counts what is live",
-         during.uordblks);
+  expect(during.uordblks + during.hblkhd >= before.uordblks + before.hblkhd + kBytes,
+         "mallinfo2 counts what is live", during.uordblks);
   free(block);
   const struct mallinfo2 after = mallinfo2();
   expect(after.uordblks + after.hblkhd < during.uordblks + during.hblkhd, "mallinfo2 counts what was freed",
@@ -279,7 +292,8 @@ void malloc_info_writes_xml() {
   std::size_t length = 0;
   FILE* stream = open_memstream(&text, &length);
   if (!expect(stream != nullptr, "open_memstream")) return;
-  expect(malloc_info(1, stream) == EINVAL || malloc_info(1, stream) == -1, "malloc_info refuses unknown options");
+  expect(malloc_info(1, stream) == EINVAL || malloc_info(1, stream) == -1,
+         "malloc_info refuses unknown options");
   expect(malloc_info(0, stream) == 0, "malloc_info returns 0");
   fclose(stream);
   expect(text != nullptr && std::strncmp(text, "<malloc", 7) == 0, "malloc_info writes <malloc ...>");

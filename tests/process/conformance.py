@@ -1,5 +1,5 @@
-"""Runs the conformance programs of the malloc interface (P13, P14, S9, mut-D02, mut-D03) under a preloaded library
-and judges them by exit status."""
+"""Runs the conformance programs of the malloc interface (P13, P14, S9, mut-D02, mut-D03) under a preloaded
+library and judges them by exit status."""
 import sys
 
 import harness
@@ -19,7 +19,8 @@ def main():
     c23 = ['require-c23'] if harness.is_glebe(options.library) else []
     for name, program, arguments in RUNS:
         extra = c23 if program == 'conformance' else []
-        outcome = harness.run([f'{options.programs}/{program}', *arguments, *extra], options.library, timeout=180)
+        command = [f'{options.programs}/{program}', *arguments, *extra]
+        outcome = harness.run(command, options.library, timeout=180)
         detail = f'{outcome.seconds:.1f} s' if outcome.status == 0 else f'{outcome.how()}: {outcome.tail(4)}'
         results.add(name, outcome.status == 0, detail)
     return results.finish()

@@ -1,6 +1,7 @@
-// Conformance of all forms of operator new and delete: null and exception rules, the new_handler loop, alignment,
-// sized deletes. What would break: a handler that is not called again, nothrow that throws, bad_alloc that is not
-// thrown. The forms are called by name, because a new-expression may be removed by the optimiser.
+// Conformance of all forms of operator new and delete: null and exception rules, the new_handler loop,
+// alignment, sized deletes. What would break: a handler that is not called again, nothrow that throws,
+// bad_alloc that is not thrown. The forms are called by name, because a new-expression may be removed by the
+// optimiser.
 #include <malloc.h>
 
 #include <cstdint>
@@ -60,7 +61,7 @@ void plain_forms() {
   }
   ::operator delete(static_cast<void*>(nullptr));
   ::operator delete[](static_cast<void*>(nullptr));
-  ::operator delete(static_cast<void*>(nullptr), std::size_t{8});
+  ::operator delete (static_cast<void*>(nullptr), std::size_t{8});
   ::operator delete(static_cast<void*>(nullptr), nothrow);
 }
 
@@ -69,13 +70,16 @@ void aligned_forms() {
     const auto alignment = static_cast<align_val_t>(bytes);
     for (const std::size_t size : kSizes) {
       if (size > 1'000'000 && bytes > 64) continue;
-      void* blocks[] = {opaque(::operator new(size, alignment)), opaque(::operator new[](size, alignment)),
+      void* blocks[] = {opaque(::operator new(size, alignment)),
+                        opaque(::operator new[](size, alignment)),
                         opaque(::operator new(size, alignment, nothrow)),
                         opaque(::operator new[](size, alignment, nothrow)),
-                        opaque(::operator new(size, alignment)), opaque(::operator new[](size, alignment))};
+                        opaque(::operator new(size, alignment)),
+                        opaque(::operator new[](size, alignment))};
       for (void* block : blocks) {
         use(block, size);
-        expect(reinterpret_cast<std::uintptr_t>(block) % bytes == 0, "mut-D03 operator new is aligned", bytes);
+        expect(reinterpret_cast<std::uintptr_t>(block) % bytes == 0, "mut-D03 operator new is aligned",
+               bytes);
       }
       ::operator delete(blocks[0], alignment);
       ::operator delete[](blocks[1], alignment);
@@ -104,12 +108,14 @@ void failures_without_handler() {
     const align_val_t alignment{128};
     expect(throws_bad_alloc([&] { return ::operator new(size); }), "new throws bad_alloc", size);
     expect(throws_bad_alloc([&] { return ::operator new[](size); }), "new[] throws bad_alloc", size);
-    expect(throws_bad_alloc([&] { return ::operator new(size, alignment); }), "aligned new throws bad_alloc", size);
+    expect(throws_bad_alloc([&] { return ::operator new(size, alignment); }), "aligned new throws bad_alloc",
+           size);
     expect(throws_bad_alloc([&] { return ::operator new[](size, alignment); }), "aligned new[] throws", size);
     expect(opaque(::operator new(size, nothrow)) == nullptr, "nothrow new is null", size);
     expect(opaque(::operator new[](size, nothrow)) == nullptr, "nothrow new[] is null", size);
     expect(opaque(::operator new(size, alignment, nothrow)) == nullptr, "aligned nothrow new is null", size);
-    expect(opaque(::operator new[](size, alignment, nothrow)) == nullptr, "aligned nothrow new[] is null", size);
+    expect(opaque(::operator new[](size, alignment, nothrow)) == nullptr, "aligned nothrow new[] is null",
+           size);
   }
 }
 
@@ -130,7 +136,8 @@ void handler_loop() {
   counted([&] { return ::operator new(size, nothrow); }, false, "nothrow new calls the handler");
   counted([&] { return ::operator new[](size, nothrow); }, false, "nothrow new[] calls the handler");
   counted([&] { return ::operator new(size, alignment, nothrow); }, false, "aligned nothrow new calls it");
-  counted([&] { return ::operator new[](size, alignment, nothrow); }, false, "aligned nothrow new[] calls it");
+  counted([&] { return ::operator new[](size, alignment, nothrow); }, false,
+          "aligned nothrow new[] calls it");
 }
 
 void throwing_handlers() {
@@ -147,8 +154,10 @@ void throwing_handlers() {
   std::set_new_handler(bad_alloc_handler);
   handler_calls = 0;
   expect(opaque(::operator new(size, nothrow)) == nullptr, "nothrow new swallows what the handler throws");
-  expect(opaque(::operator new[](size, nothrow)) == nullptr, "nothrow new[] swallows what the handler throws");
-  expect(opaque(::operator new(size, align_val_t{64}, nothrow)) == nullptr, "aligned nothrow new swallows it");
+  expect(opaque(::operator new[](size, nothrow)) == nullptr,
+         "nothrow new[] swallows what the handler throws");
+  expect(opaque(::operator new (size, align_val_t{64}, nothrow)) == nullptr,
+         "aligned nothrow new swallows it");
   expect(handler_calls == 3, "each form called the handler once", static_cast<std::size_t>(handler_calls));
   std::set_new_handler(nullptr);
 }

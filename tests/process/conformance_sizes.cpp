@@ -1,7 +1,8 @@
-// Properties that hold for every size (P13, P14, S9, mut-D02, mut-D03): the usable size covers the request and can be
-// written, blocks do not overlap, calloc is zero after dirty reuse, realloc keeps contents, alignment is what was
-// asked. What would break: a size-class table with one wrong entry, an aligned path that loses its alignment.
-// Run as: conformance_sizes PART, where PART is usable, zero, realloc, aligned or overlap.
+// Properties that hold for every size (P13, P14, S9, mut-D02, mut-D03): the usable size covers the request
+// and can be written, blocks do not overlap, calloc is zero after dirty reuse, realloc keeps contents,
+// alignment is what was asked. What would break: a size-class table with one wrong entry, an aligned path
+// that loses its alignment. Run as: conformance_sizes PART, where PART is usable, zero, realloc, aligned or
+// overlap.
 #include <malloc.h>
 
 #include <cstdint>
@@ -24,7 +25,8 @@ bool is_aligned(const void* block, std::size_t alignment) {
   return reinterpret_cast<std::uintptr_t>(block) % alignment == 0;
 }
 
-// Keeps the last blocks alive with their pattern, so that an overlap with a later block is seen when one leaves.
+// Keeps the last blocks alive with their pattern, so that an overlap with a later block is seen when one
+// leaves.
 class Window {
  public:
   void add(void* block, std::size_t size) {
@@ -125,10 +127,12 @@ void zeroed_after_reuse() {
 std::size_t pair_sizes(std::size_t* sizes) {
   std::size_t count = 0;
   for (std::size_t size = 1; size <= 300'000; size = size * 5 / 4 + 3) sizes[count++] = size;
-  for (const std::size_t size : {16u, 32u, 256u, 257u, 1024u, 4096u, 16'384u, 32'768u, 32'769u, 65'536u, 131'072u}) {
+  for (const std::size_t size :
+       {16u, 32u, 256u, 257u, 1024u, 4096u, 16'384u, 32'768u, 32'769u, 65'536u, 131'072u}) {
     sizes[count++] = size;
   }
-  for (const std::size_t size : {kMiB, 2 * kMiB + 5, 5 * kMiB, 31 * kMiB, 33 * kMiB, 70 * kMiB}) sizes[count++] = size;
+  for (const std::size_t size : {kMiB, 2 * kMiB + 5, 5 * kMiB, 31 * kMiB, 33 * kMiB, 70 * kMiB})
+    sizes[count++] = size;
   return count;
 }
 

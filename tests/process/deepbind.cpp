@@ -1,5 +1,6 @@
-// Opens a plugin with RTLD_DEEPBIND and passes blocks both ways. The plugin is opened by its bare name, which is found
-// through this program's RUNPATH ($ORIGIN): that works only when dlopen still sees its caller. Exit 0 well, 1 not.
+// Opens a plugin with RTLD_DEEPBIND and passes blocks both ways. The plugin is opened by its bare name, which
+// is found through this program's RUNPATH ($ORIGIN): that works only when dlopen still sees its caller. Exit
+// 0 well, 1 not.
 #include <dlfcn.h>
 #include <malloc.h>
 
@@ -57,6 +58,7 @@ int main() {
   }
   pass_blocks(plugin);
   expect(dlclose(plugin) == 0, "dlclose");
-  expect(dlopen("no_such_library.so", RTLD_NOW) == nullptr && dlerror() != nullptr, "dlopen still reports errors");
+  expect(dlopen("no_such_library.so", RTLD_NOW) == nullptr && dlerror() != nullptr,
+         "dlopen still reports errors");
   return process_test::finish("deepbind");
 }

@@ -1,5 +1,5 @@
-// A plugin as language runtimes load them: opened with RTLD_DEEPBIND, so that its own malloc and free would bind to
-// libc first and cross allocators with the program (hardening rule 4).
+// A plugin as language runtimes load them: opened with RTLD_DEEPBIND, so that its own malloc and free would
+// bind to libc first and cross allocators with the program (hardening rule 4).
 #include <cstdlib>
 #include <cstring>
 

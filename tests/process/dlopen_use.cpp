@@ -1,6 +1,6 @@
-// Opens the library at run time in a process that was not preloaded and uses it by its own names: the program's malloc
-// stays what it was, blocks of the library work from threads born before and after, and dlclose does no harm.
-// Run as: dlopen_use LIBRARY.
+// Opens the library at run time in a process that was not preloaded and uses it by its own names: the
+// program's malloc stays what it was, blocks of the library work from threads born before and after, and
+// dlclose does no harm. Run as: dlopen_use LIBRARY.
 #include <dlfcn.h>
 
 #include <cstdlib>
@@ -37,7 +37,8 @@ void churn(const Library& library, std::uint64_t seed) {
     void* block = opaque(library.allocate(size));
     if (!expect(block != nullptr, "glebe_malloc succeeds", size)) return;
     fill(block, size, 0x19);
-    expect(library.usable_size(block) >= size && library.owns(block) == 1, "the block is the library's", size);
+    expect(library.usable_size(block) >= size && library.owns(block) == 1, "the block is the library's",
+           size);
     expect(holds(block, size, 0x19), "contents kept", size);
     library.release(block);
   }

@@ -1,7 +1,9 @@
-// Expectations for the process-level test programs. Each program runs under the allocator that it tests, so nothing
-// here allocates: text goes through a stack buffer and write(2). A failed expectation is counted and named, the
-// program goes on, and finish() turns the count into the exit status. All functions may be called by any thread.
+// Expectations for the process-level test programs. Each program runs under the allocator that it tests, so
+// nothing here allocates: text goes through a stack buffer and write(2). A failed expectation is counted and
+// named, the program goes on, and finish() turns the count into the exit status. All functions may be called
+// by any thread.
 #pragma once
+#include <unistd.h>
 #include <cerrno>
 #include <cstdarg>
 #include <cstddef>
@@ -9,7 +11,6 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
-#include <unistd.h>
 
 #include <atomic>
 

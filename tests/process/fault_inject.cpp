@@ -1,7 +1,8 @@
-// A preloaded library that fails chosen system calls of the process, wherever they are issued (hardening 3.2): a
-// seccomp filter traps every matching call and a SIGSYS handler either fails it or issues it again through one
-// instruction that the filter lets pass. Needs libc only and no memory from the allocator under test; it is linked
-// with -z initfirst, so that its constructor runs before all others. x86-64 Linux.
+// A preloaded library that fails chosen system calls of the process, wherever they are issued
+// (hardening 3.2): a seccomp filter traps every matching call and a SIGSYS handler either fails it or issues
+// it again through one instruction that the filter lets pass. Needs libc only and no memory from the
+// allocator under test; it is linked with -z initfirst, so that its constructor runs before all others.
+// x86-64 Linux.
 //   FAULT_CALL   mmap, munmap, mprotect, madvise or mremap
 //   FAULT_MODE   once (the N-th), from (the N-th and all later ones) or every (each N-th)
 //   FAULT_N      N, counted from 1 over all threads; a forked child goes on from its parent's count
@@ -28,7 +29,8 @@ long fault_inject_syscall(long number, long a, long b, long c, long d, long e, l
 extern const char fault_inject_allowed[];
 }
 
-// The one place from which a matching call passes; the filter compares the address after the syscall instruction.
+// The one place from which a matching call passes; the filter compares the address after the syscall
+// instruction.
 asm(R"(
   .text
   .globl fault_inject_syscall
@@ -91,8 +93,9 @@ void on_sigsys(int, siginfo_t*, void* context) {
     registers[REG_RAX] = -plan.error;
     return;
   }
-  registers[REG_RAX] = fault_inject_syscall(plan.call, registers[REG_RDI], registers[REG_RSI], registers[REG_RDX],
-                                            registers[REG_R10], registers[REG_R8], registers[REG_R9]);
+  registers[REG_RAX] =
+      fault_inject_syscall(plan.call, registers[REG_RDI], registers[REG_RSI], registers[REG_RDX],
+                           registers[REG_R10], registers[REG_R8], registers[REG_R9]);
 }
 
 bool install_filter() {
@@ -114,7 +117,8 @@ bool install_filter() {
       {answer, 0, 0, SECCOMP_RET_TRAP},
   };
   const sock_fprog program{sizeof code / sizeof code[0], code};
-  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 // libc's own environ is not set yet when the first constructor runs, so the loader's argument is searched.
@@ -147,15 +151,16 @@ __attribute__((constructor)) void start(int, char**, char** environment) {
   struct sigaction action {};
   action.sa_sigaction = on_sigsys;
   action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART;
-  const bool ready = plan.call >= 0 && plan.n > 0 && sigaction(SIGSYS, &action, nullptr) == 0 && install_filter();
+  const bool ready =
+      plan.call >= 0 && plan.n > 0 && sigaction(SIGSYS, &action, nullptr) == 0 && install_filter();
   if (!ready) _exit(125);
 }
 
 __attribute__((destructor)) void report() {
   if (plan.call < 0) return;
   char text[96];
-  const int length = std::snprintf(text, sizeof text, "fault_inject: matched %ld failed %ld\n", matched.load(),
-                                   failed.load());
+  const int length = std::snprintf(text, sizeof text, "fault_inject: matched %ld failed %ld\n",
+                                   matched.load(), failed.load());
   if (write(STDERR_FILENO, text, static_cast<std::size_t>(length)) < 0) _exit(126);
 }
 

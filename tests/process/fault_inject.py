@@ -1,14 +1,15 @@
-"""Fails the N-th memory system call of a process, for N from 1 upwards, in three ways: only the N-th, all from the
-N-th on, and every N-th. The workload must end well each time: no crash, no hang, NULL only with ENOMEM, contents kept.
-A series ends at --most or as soon as N is above the number of calls that the process makes, because then nothing was
-failed any more. (V7, hardening section 3.)"""
+"""Fails the N-th memory system call of a process, for N from 1 upwards, in three ways: only the N-th, all
+from the N-th on, and every N-th. The workload must end well each time: no crash, no hang, NULL only with
+ENOMEM, contents kept. A series ends at --most or as soon as N is above the number of calls that the process
+makes, because then nothing was failed any more. (V7, hardening section 3.)"""
 import errno
 import re
 import sys
 
 import harness
 
-# Call, error it is failed with. madvise may answer EAGAIN and EINVAL as well: a hint that fails is never fatal.
+# Call, error it is failed with. madvise may answer EAGAIN and EINVAL as well: a hint that fails is never
+# fatal.
 CASES = [('mmap', 'ENOMEM'), ('mprotect', 'ENOMEM'), ('munmap', 'ENOMEM'), ('mremap', 'ENOMEM'),
          ('madvise', 'ENOMEM'), ('madvise', 'EAGAIN'), ('madvise', 'EINVAL'), ('munmap', 'EINVAL')]
 MODES = ['once', 'from', 'every']
@@ -16,7 +17,8 @@ HANG_SECONDS = 60
 
 
 def run_once(options, call, error, mode, n):
-    extra = {'FAULT_CALL': call, 'FAULT_MODE': mode, 'FAULT_N': str(n), 'FAULT_ERRNO': str(getattr(errno, error))}
+    extra = {'FAULT_CALL': call, 'FAULT_MODE': mode, 'FAULT_N': str(n)}
+    extra['FAULT_ERRNO'] = str(getattr(errno, error))
     injector = f'{options.programs}/libfault_inject.so'
     preload = f'{injector}:{options.library}' if options.library else injector
     arguments = ['recover'] if mode == 'once' else []

@@ -1,7 +1,8 @@
-// A program that lives with failing memory calls: every allocation may return NULL, errno must then be ENOMEM, and no
-// block may lose its contents. Threads and a forked child take part. Exit status: 0 well, 1 a failed expectation.
-// Run as: fault_workload [recover]; with recover the last part must succeed, because the injected fault is over.
-// Threads run on stacks of their own, so that injected faults hit the allocator and not the thread library.
+// A program that lives with failing memory calls: every allocation may return NULL, errno must then be
+// ENOMEM, and no block may lose its contents. Threads and a forked child take part. Exit status: 0 well, 1 a
+// failed expectation. Run as: fault_workload [recover]; with recover the last part must succeed, because the
+// injected fault is over. Threads run on stacks of their own, so that injected faults hit the allocator and
+// not the thread library.
 #include <malloc.h>
 #include <pthread.h>
 #include <sys/wait.h>
@@ -153,7 +154,8 @@ void with_threads() {
     const int error = pthread_create(&threads[i], &attributes, thread_work, reinterpret_cast<void*>(i));
     started[i] = error == 0;
     // A thread needs memory from the allocator too; without it the thread library says so.
-    expect(error == 0 || error == EAGAIN || error == ENOMEM, "pthread_create", static_cast<std::size_t>(error));
+    expect(error == 0 || error == EAGAIN || error == ENOMEM, "pthread_create",
+           static_cast<std::size_t>(error));
     pthread_attr_destroy(&attributes);
   }
   churn(main_holders, kBlocks, 3);
@@ -177,7 +179,8 @@ void with_child() {
   if (child < 0) return;
   int status = 0;
   waitpid(child, &status, 0);
-  expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ends well", static_cast<std::size_t>(status));
+  expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ends well",
+         static_cast<std::size_t>(status));
 }
 
 // Growth in place and beyond the address slot: 40 MiB to 640 MiB and back.
@@ -191,7 +194,8 @@ void grow_large() {
     auto* moved = static_cast<unsigned char*>(opaque(realloc(block, next)));
     if (usable(moved, next)) {
       const std::size_t kept = size < next ? size : next;
-      expect(moved[0] == 0x71 && moved[(kept - 1) / kSparseStep * kSparseStep] == 0x71, "large realloc keeps contents");
+      expect(moved[0] == 0x71 && moved[(kept - 1) / kSparseStep * kSparseStep] == 0x71,
+             "large realloc keeps contents");
       block = moved;
       size = next;
       fill(block, size, 0x71);
@@ -202,7 +206,8 @@ void grow_large() {
 }
 
 void recovered() {
-  for (const std::size_t size : {std::size_t{40}, std::size_t{5000}, std::size_t{200'000}, 3 * kMiB, 50 * kMiB}) {
+  for (const std::size_t size :
+       {std::size_t{40}, std::size_t{5000}, std::size_t{200'000}, 3 * kMiB, 50 * kMiB}) {
     auto* block = static_cast<unsigned char*>(opaque(malloc(size)));
     if (!expect(block != nullptr, "malloc works again after one fault", size)) continue;
     fill(block, size, 1);

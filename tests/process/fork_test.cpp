@@ -1,6 +1,7 @@
 // Fork under allocating threads (hardening rule 1): no child and no parent may hang or see a damaged heap.
-// Run as: fork_test threads|signal|stdio|daemon|spawn COUNT. Every child has a time limit; one that passes it is
-// killed, named and counted. What would break: a lock that another thread holds at the fork and nobody ever frees.
+// Run as: fork_test threads|signal|stdio|daemon|spawn COUNT. Every child has a time limit; one that passes it
+// is killed, named and counted. What would break: a lock that another thread holds at the fork and nobody
+// ever frees.
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -30,8 +31,8 @@ constexpr int kThreads = 8;
 constexpr std::size_t kShared = 64;
 constexpr double kChildLimit = 10.0;
 
-// A block is published only when it is complete and taken back before it changes, so whatever a child finds here at
-// the moment of the fork is a whole block of the parent's.
+// A block is published only when it is complete and taken back before it changes, so whatever a child finds
+// here at the moment of the fork is a whole block of the parent's.
 struct alignas(16) Block {
   std::size_t size;
   unsigned char value;
@@ -89,7 +90,8 @@ bool wait_for(pid_t child, const char* what, std::size_t round) {
   for (;;) {
     int status = 0;
     const pid_t got = waitpid(child, &status, WNOHANG);
-    if (got == child) return expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, what, static_cast<size_t>(status));
+    if (got == child)
+      return expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, what, static_cast<size_t>(status));
     if (got < 0 && errno != EINTR) return expect(false, "waitpid", round);
     if (process_test::now_seconds() > end) {
       kill(child, SIGKILL);
@@ -188,7 +190,8 @@ void fork_in_signal_handler(std::size_t count) {
   expect(signal_forks.load() >= count, "forks in the signal handler", signal_forks.load());
 }
 
-// fopen, fprintf and fflush(NULL) allocate while they hold stdio's locks, which fork takes after the atfork handlers.
+// fopen, fprintf and fflush(NULL) allocate while they hold stdio's locks, which fork takes after the atfork
+// handlers.
 void use_stdio() {
   while (!stop.load(std::memory_order_relaxed)) {
     FILE* file = fopen("/dev/null", "w");
@@ -219,7 +222,9 @@ void fork_under_stdio(std::size_t count) {
       _exit(written ? child_work(round) : 3);
     }
     if (!expect(child > 0, "fork succeeds", round)) break;
-    if (!wait_for(child, "a child that uses stdio ends well", round) && process_test::failure_count.load() > 5) break;
+    if (!wait_for(child, "a child that uses stdio ends well", round) &&
+        process_test::failure_count.load() > 5)
+      break;
   }
   stop.store(true);
   first.join();
@@ -260,7 +265,8 @@ void spawn_programs(std::size_t count) {
   for (std::size_t round = 0; round < count; ++round) {
     pid_t child = 0;
     if (round % 2 == 0) {
-      if (!expect(posix_spawn(&child, name, nullptr, nullptr, arguments, environ) == 0, "posix_spawn")) continue;
+      if (!expect(posix_spawn(&child, name, nullptr, nullptr, arguments, environ) == 0, "posix_spawn"))
+        continue;
     } else {
       child = vfork();
       if (child == 0) {

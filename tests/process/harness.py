@@ -1,6 +1,6 @@
 """Shared by the process-level test drivers: runs programs under a preloaded library, keeps a table of named
-results, and ends with the line 'N passed, N failed[, N skipped]'. Standard library only. Skipped is for what the
-system cannot provide and always carries the reason."""
+results, and ends with the line 'N passed, N failed[, N skipped]'. Standard library only. Skipped is for what
+the system cannot provide and always carries the reason."""
 import argparse
 import os
 import signal
@@ -37,8 +37,9 @@ class Results:
 
 
 class Outcome:
-    """How one program ended. status is negative for a signal, as in subprocess; None after a time-out. peak_kib is the
-    largest RSS of the program or of a descendant that it waited for, and never less than the driver's own."""
+    """How one program ended. status is negative for a signal, as in subprocess; None after a time-out.
+    peak_kib is the largest RSS of the program or of a descendant that it waited for, and never less than the
+    driver's own."""
 
     def __init__(self, status, out, err, seconds, peak_kib=0):
         self.status, self.out, self.err, self.seconds, self.peak_kib = status, out, err, seconds, peak_kib
@@ -86,8 +87,9 @@ def _wait(process, timeout):
 
 
 def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, before=None):
-    """Runs the command in its own session. Only the command gets the library: the driver itself runs on the system's
-    malloc. Output goes to files, so that a grandchild which keeps a pipe open cannot hang the driver."""
+    """Runs the command in its own session. Only the command gets the library: the driver itself runs on the
+    system's malloc. Output goes to files, so that a grandchild which keeps a pipe open cannot hang the
+    driver."""
     def prepare():
         _die_first()
         if before:
@@ -98,7 +100,8 @@ def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, bef
         given.seek(0)
         start = time.monotonic()
         process = subprocess.Popen([str(c) for c in command], stdin=given, stdout=out, stderr=err, cwd=cwd,
-                                   env=environment(library, extra), start_new_session=True, preexec_fn=prepare)
+                                   env=environment(library, extra), start_new_session=True,
+                                   preexec_fn=prepare)
         status, peak = _wait(process, timeout)
         seconds = time.monotonic() - start
         out.seek(0)
@@ -108,7 +111,8 @@ def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, bef
 
 def parser(description):
     args = argparse.ArgumentParser(description=description)
-    args.add_argument('--library', required=True, help='the allocator to preload; "none" means the system malloc')
+    args.add_argument('--library', required=True,
+                      help='the allocator to preload; "none" means the system malloc')
     args.add_argument('--programs', required=True, help='folder with the built test programs')
     return args
 

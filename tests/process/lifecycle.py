@@ -1,5 +1,6 @@
-"""The allocator over the life of processes, threads and libraries: early and late calls, RTLD_DEEPBIND plugins, use by
-dlopen, thousands of short threads, signals. Each program is judged by its exit status under a time limit."""
+"""The allocator over the life of processes, threads and libraries: early and late calls, RTLD_DEEPBIND
+plugins, use by dlopen, thousands of short threads, signals. Each program is judged by its exit status under
+a time limit."""
 import sys
 
 import harness
@@ -24,7 +25,8 @@ def main():
     results.add('the same 20 times more (exit while a thread allocates)', outcome.status == 0, outcome.how())
     if harness.is_glebe(options.library):
         outcome = harness.run([f'{options.programs}/dlopen_use', options.library], None, 60)
-        results.add('opened by dlopen, not preloaded', outcome.status == 0, f'{outcome.how()} {outcome.tail(2)}')
+        detail = f'{outcome.how()} {outcome.tail(2)}'
+        results.add('opened by dlopen, not preloaded', outcome.status == 0, detail)
     return results.finish()
 
 

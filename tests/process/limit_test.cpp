@@ -1,8 +1,11 @@
-// Allocation at the limits that a system sets: address space, committed memory, a memory cgroup, number of mappings.
-// Run as: limit_test fill CAP_MIB LEAST_MIB  allocates up to CAP_MIB or until NULL, must reach LEAST_MIB, frees half,
+// Allocation at the limits that a system sets: address space, committed memory, a memory cgroup, number of
+// mappings. Run as: limit_test fill CAP_MIB LEAST_MIB  allocates up to CAP_MIB or until NULL, must reach
+// LEAST_MIB, frees half,
 //                                            must get it back, and checks all contents
-//         limit_test maps LEFT               leaves LEFT mappings below vm.max_map_count and goes on allocating
-// What would break: a crash, a hang or a wrong errno where the system says no; memory that is lost after it said no.
+//         limit_test maps LEFT               leaves LEFT mappings below vm.max_map_count and goes on
+//         allocating
+// What would break: a crash, a hang or a wrong errno where the system says no; memory that is lost after it
+// said no.
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -75,7 +78,8 @@ void fill_to_limit(std::size_t cap, std::size_t least) {
   const std::size_t again = fill_up(freed, random);
   expect(again >= freed / 2, "freed memory can be had again, MiB", again / kMiB);
   release(0);
-  process_test::say("reached %zu MiB, freed %zu MiB, again %zu MiB\n", reached / kMiB, freed / kMiB, again / kMiB);
+  process_test::say("reached %zu MiB, freed %zu MiB, again %zu MiB\n", reached / kMiB, freed / kMiB,
+                    again / kMiB);
 }
 
 // Splits one reservation into single pages of alternating rights, so that each page is a mapping of its own.
@@ -120,8 +124,8 @@ void allocate_without_maps(std::size_t left) {
   expect(block != nullptr, "malloc works again when there are mappings");
   std::free(block);
   release(0);
-  process_test::say("%zu pages hogged, then %zu MiB in small blocks and %zu of 40 large ones\n", hogged, small / kMiB,
-                    large_count);
+  process_test::say("%zu pages hogged, then %zu MiB in small blocks and %zu of 40 large ones\n", hogged,
+                    small / kMiB, large_count);
 }
 
 }  // namespace

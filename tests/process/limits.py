@@ -1,7 +1,8 @@
-"""Restricted systems: an address-space limit (ulimit -v), a memory cgroup of 64 MiB, the limit of mappings and, with
---strict-overcommit, vm.overcommit_memory=2. Programs must start, run and give the output that they give without the
-library. A limit under which a program fails without the library too is not counted and named. Strict overcommit is a
-setting of the whole machine: it is set for a few seconds only and restored in any case."""
+"""Restricted systems: an address-space limit (ulimit -v), a memory cgroup of 64 MiB, the limit of mappings
+and, with --strict-overcommit, vm.overcommit_memory=2. Programs must start, run and give the output that they
+give without the library. A limit under which a program fails without the library too is not counted and
+named. Strict overcommit is a setting of the whole machine: it is set for a few seconds only and restored in
+any case."""
 import contextlib
 import os
 import resource
@@ -34,7 +35,8 @@ def compare_programs(results, options, label, before):
 
 
 def fill(results, options, label, cap, least, before):
-    outcome = harness.run([f'{options.programs}/limit_test', 'fill', cap, least], options.library, 60, before=before)
+    command = [f'{options.programs}/limit_test', 'fill', cap, least]
+    outcome = harness.run(command, options.library, 60, before=before)
     results.add(f'{label}: C++ test', outcome.status == 0, f'{outcome.how()}: {outcome.tail(2)}')
 
 
@@ -50,13 +52,14 @@ def address_space(results, options):
 
 def memory_cgroup_parent():
     """Returns (folder, limit file) of the place where a memory cgroup may be created, or None."""
-    for parent, name in [('/sys/fs/cgroup/memory', 'memory.limit_in_bytes'), ('/sys/fs/cgroup', 'memory.max')]:
-        controllers = os.path.join(parent, 'cgroup.controllers')
-        if name == 'memory.max':
-            if not os.path.exists(controllers) or 'memory' not in open(controllers, encoding='ascii').read().split():
-                continue
-        if os.path.isdir(parent) and os.access(parent, os.W_OK):
-            return parent, name
+    version_1, version_2 = '/sys/fs/cgroup/memory', '/sys/fs/cgroup'
+    if os.path.exists(f'{version_1}/memory.limit_in_bytes') and os.access(version_1, os.W_OK):
+        return version_1, 'memory.limit_in_bytes'
+    enabled = f'{version_2}/cgroup.subtree_control'
+    if os.path.exists(enabled) and os.access(version_2, os.W_OK):
+        with open(enabled, encoding='ascii') as controllers:
+            if 'memory' in controllers.read().split():
+                return version_2, 'memory.max'
     return None
 
 

@@ -1,6 +1,6 @@
-"""Runs every misuse program and judges it by exit status. With the default policy the program must end by SIGABRT
-after a line on stderr that holds "glebe:", the kind of error and the address; with on_misuse=warn the line is
-printed and the program goes on with a sound heap; with on_misuse=ignore it goes on silently."""
+"""Runs every misuse program and judges it by exit status. With the default policy the program must end by
+SIGABRT after a line on stderr that holds "glebe:", the kind of error and the address; with on_misuse=warn
+the line is printed and the program goes on with a sound heap; with on_misuse=ignore it goes on silently."""
 import re
 import signal
 import sys
@@ -13,10 +13,12 @@ FOREIGN = r'foreign|invalid|not ours|never allocated|not allocated|did not alloc
 SIZED = r'size'
 # Program, number of variants, words of which one must name the kind.
 KINDS = [('double_free', 28, DOUBLE), ('interior_free', 12, INVALID), ('foreign_free', 8, FOREIGN),
-         ('misaligned_free', 7, INVALID), ('realloc_freed', 12, DOUBLE + '|freed block|after free|not the start'),
+         ('misaligned_free', 7, INVALID),
+         ('realloc_freed', 12, DOUBLE + '|freed block|after free|not the start'),
          ('sized_free', 16, SIZED)]
 
-# The fast path of a sized delete does not look at the size: for small blocks finding it is allowed, not promised.
+# The fast path of a sized delete does not look at the size: for small blocks finding it is allowed, not
+# promised. A size above what a medium or large block can hold is promised to be found.
 UNPROMISED = {('sized_free', variant) for variant in range(16) if variant % 8 not in (4, 6)}
 # malloc_usable_size only asks: it answers 0 for what is not a block.
 UNPROMISED.add(('foreign_free', 7))
@@ -65,7 +67,9 @@ def run_policy(results, options, policy):
                 fault = ''
             if fault:
                 faults.append(f'#{variant} {fault}')
-        detail = f'{variants} variants' if not faults else f'{len(faults)} of {variants}: ' + '; '.join(faults[:6])
+        detail = f'{variants} variants'
+        if faults:
+            detail = f'{len(faults)} of {variants}: ' + '; '.join(faults[:6])
         results.add(f'{program} on_misuse={policy}', not faults, detail)
 
 

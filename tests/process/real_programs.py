@@ -1,7 +1,8 @@
-"""Real programs under the preload, compared with a run without it: exit status and output must be identical. The
-quick set runs by default, --full adds the long ones. A program that is not installed is named as missing; with --full
-that is a failure. The peak RSS of each run is shown. Normalised in the output, and nothing else: in the reports of
-Python's test runner times, durations, load averages and the header line of its options."""
+"""Real programs under the preload, compared with a run without it: exit status and output must be identical.
+The quick set runs by default, --full adds the long ones. A program that is not installed is named as
+missing; with --full that is a failure. The peak RSS of each run is shown. Normalised in the output, and
+nothing else: in the reports of Python's test runner times, durations, load averages and the header line of
+its options."""
 import hashlib
 import os
 import re
@@ -14,7 +15,8 @@ import real_servers
 
 PERL = r'''
 use strict; my %h; my @list;
-for my $i (1..60000) { my $k = "key" . ($i * 7919 % 50021); $h{$k} .= chr(65 + $i % 26); push @list, [$i, "x" x ($i % 60)]; }
+for my $i (1..60000) { my $k = "key" . ($i * 7919 % 50021); $h{$k} .= chr(65 + $i % 26);
+  push @list, [$i, "x" x ($i % 60)]; }
 my $n = 0; for my $k (sort keys %h) { $n += length($h{$k}); $n ^= ord($1) if $h{$k} =~ /([A-M])/; }
 @list = sort { length($b->[1]) <=> length($a->[1]) || $a->[0] <=> $b->[0] } @list;
 my $text = join(",", map { $_->[0] } @list[0..2000]); $text =~ s/(\d+)/<$1>/g;
@@ -23,7 +25,8 @@ my @parts = split /,/, $text; print "$n ", scalar(@parts), " ", length($text), "
 PYTHON = r'''
 import json, re, subprocess, sys, threading
 rows = [{"id": i, "text": "word %d " % i * (i % 9), "list": list(range(i % 40))} for i in range(30000)]
-text = json.dumps(rows); back = json.loads(text); print(len(text), back[777]["list"][-1], len(re.findall("word 7", text)))
+text = json.dumps(rows); back = json.loads(text)
+print(len(text), back[777]["list"][-1], len(re.findall("word 7", text)))
 totals = []
 def work(n):
     d = {}
@@ -31,7 +34,8 @@ def work(n):
     totals.append(sum(map(len, d.values())))
 threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 7)]
 [t.start() for t in threads]; [t.join() for t in threads]; print(sorted(totals))
-for i in range(10): print(subprocess.run([sys.executable, "-c", "print(sum(range(%d)))" % i], capture_output=True).stdout)
+for i in range(10):
+    print(subprocess.run([sys.executable, "-c", "print(sum(range(%d)))" % i], capture_output=True).stdout)
 '''
 
 
@@ -58,7 +62,8 @@ def source_text(functions):
 
 
 class Comparison:
-    """Runs one command with and without the library, each in a fresh folder, and compares what they leave behind."""
+    """Runs one command with and without the library, each in a fresh folder, and compares what they
+    leave behind."""
 
     def __init__(self, results, options):
         self.results, self.options = results, options
@@ -128,8 +133,9 @@ def compilers(compare, options):
         with open(os.path.join(folder, 'large.o'), 'rb') as result:
             return hashlib.sha256(result.read()).digest()
     for compiler in ['g++', 'clang++']:
-        compare.run(f'{compiler} -O2 of {text.count(chr(10))} lines', [compiler, '-std=c++17', '-O2', '-c', 'large.cpp'],
-                    600, prepare=prepare, collect=collect)
+        command = [compiler, '-std=c++17', '-O2', '-c', 'large.cpp']
+        name = f'{compiler} -O2 of {len(text.splitlines())} lines'
+        compare.run(name, command, 600, prepare=prepare, collect=collect)
 
 
 GIT = '''set -e
@@ -148,7 +154,8 @@ git archive HEAD | sha256sum
 def git(compare, options):
     inside = harness.run(['git', '-c', 'safe.directory=*', '-C', options.repository, 'rev-parse', 'HEAD'])
     if shutil.which('git') and inside.status != 0:
-        compare.results.skip('git clone, gc, fsck', f'{options.repository} is not a git repository with commits')
+        reason = f'{options.repository} is not a git repository with commits'
+        compare.results.skip('git clone, gc, fsck', reason)
         return
     command = ['sh', '-c', GIT, options.repository] if shutil.which('git') else ['git']
     compare.run('git clone, gc, fsck of the repository', command, 300)
@@ -182,7 +189,8 @@ def quick_set(compare, options):
 
 def full_set(compare, results, options):
     # 3.12 renamed these modules to packages; the runner takes both by the same name.
-    python_modules(compare, options, ['test_subprocess', 'test_multiprocessing_fork', 'test_multiprocessing_spawn'])
+    modules = ['test_subprocess', 'test_multiprocessing_fork', 'test_multiprocessing_spawn']
+    python_modules(compare, options, modules)
     real_servers.redis(compare, results, options)
     real_servers.chromium(compare)
 

@@ -1,5 +1,5 @@
-"""The long-running programs of real_programs.py: redis-server with persistence under redis-benchmark, and a headless
-chromium. Used by real_programs.py only."""
+"""The long-running programs of real_programs.py: redis-server with persistence under redis-benchmark, and a
+headless chromium. Used by real_programs.py only."""
 import glob
 import os
 import shutil
@@ -9,7 +9,8 @@ import time
 import harness
 
 REDIS_KEYS = 100_000
-REDIS_BENCHMARK = ['-n', '40000', '-d', '200', '-r', '20000', '-t', 'set,get,incr,lpush,lrange_100,sadd,hset,zadd', '-q']
+REDIS_BENCHMARK = ['-n', '40000', '-d', '200', '-r', '20000', '-q',
+                   '-t', 'set,get,incr,lpush,lrange_100,sadd,hset,zadd']
 
 
 class Redis:
@@ -27,7 +28,9 @@ class Redis:
 
     def ask(self, *command, stdin=None, timeout=120):
         outcome = harness.run(['redis-cli', '-s', self.socket, *command], None, timeout, stdin=stdin)
-        return outcome.out.decode(errors='replace').strip() if outcome.status == 0 else f'redis-cli: {outcome.how()}'
+        if outcome.status != 0:
+            return f'redis-cli: {outcome.how()}'
+        return outcome.out.decode(errors='replace').strip()
 
     def wait_until(self, condition, seconds):
         end = time.monotonic() + seconds
@@ -66,7 +69,7 @@ class Redis:
 
 
 def redis_state(folder, library):
-    """Load, background save and rewrite, benchmark, restart: returns (what must be equal, peak RSS in KiB)."""
+    """Load, background save and rewrite, benchmark, restart: returns (what must be equal, peak KiB)."""
     server = Redis(folder, library)
     try:
         if library and not server.maps(library):
@@ -74,8 +77,8 @@ def redis_state(folder, library):
         harness.run(['redis-benchmark', '-s', server.socket, *REDIS_BENCHMARK], None, 300)
         server.save_in_background()
         server.ask('FLUSHALL')
-        lines = ''.join(f'SET key:{i} {"v" * (i % 300)}{i}\nRPUSH list:{i % 500} {i}\nHSET hash:{i % 700} f{i} {i}\n'
-                        for i in range(REDIS_KEYS))
+        lines = ''.join(f'SET key:{i} {"v" * (i % 300)}{i}\nRPUSH list:{i % 500} {i}\n'
+                        f'HSET hash:{i % 700} f{i} {i}\n' for i in range(REDIS_KEYS))
         server.ask('--pipe', stdin=lines.encode())
         server.save_in_background()
         server.ask('BGREWRITEAOF')
@@ -117,14 +120,16 @@ def redis(compare, results, options):
 
 PAGE = '''<!DOCTYPE html><html><head><title>local</title></head><body><ul id="l"></ul><script>
 const list = document.getElementById("l"); let sum = 0;
-for (let i = 0; i < 3000; i++) { const e = document.createElement("li"); e.textContent = "item " + i * 7 % 1000;
+for (let i = 0; i < 3000; i++) { const e = document.createElement("li");
+  e.textContent = "item " + i * 7 % 1000;
   list.appendChild(e); sum += JSON.stringify({i, text: "x".repeat(i % 100)}).length; }
 document.title = "sum " + sum;
 </script></body></html>'''
 
 
 def chromium(compare):
-    program = next((p for p in ('chromium', 'chromium-browser', 'google-chrome') if shutil.which(p)), 'chromium')
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    program = next((name for name in names if shutil.which(name)), 'chromium')
 
     def prepare(folder):
         with open(os.path.join(folder, 'page.html'), 'w', encoding='ascii') as page:

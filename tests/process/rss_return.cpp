@@ -1,7 +1,7 @@
-// Memory comes back (V1, V2): after a peak was freed and the program goes on at a low rate of one malloc and free every
-// 10 ms, RSS is within 10 MiB of its start two seconds later, without a call to trim.
-// Run as: rss_return small|medium|large|mixed|threads [MIB]; prints the figures. What would break: free memory that is
-// kept for ever, or given back only by a burst of activity.
+// Memory comes back (V1, V2): after a peak was freed and the program goes on at a low rate of one malloc and
+// free every 10 ms, RSS is within 10 MiB of its start two seconds later, without a call to trim. Run as:
+// rss_return small|medium|large|mixed|threads [MIB]; prints the figures. What would break: free memory that
+// is kept for ever, or given back only by a burst of activity.
 #include <pthread.h>
 
 #include <cstdlib>
@@ -121,8 +121,8 @@ int main(int argc, char** argv) {
   const std::size_t freed = rss_kib();
   go_on_slowly(2.0);
   const std::size_t end = rss_kib();
-  say("RSS in MiB: start %zu, peak %zu, after free %zu, two seconds later %zu, above start %zu KiB\n", start / 1024,
-      peak / 1024, freed / 1024, end / 1024, end > start ? end - start : 0);
+  say("RSS in MiB: start %zu, peak %zu, after free %zu, two seconds later %zu, above start %zu KiB\n",
+      start / 1024, peak / 1024, freed / 1024, end / 1024, end > start ? end - start : 0);
   const std::size_t wanted = std::strcmp(kind, "threads") == 0 ? 512 : bytes / kMiB * 9 / 10;
   expect(peak >= start + wanted * 1024, "the peak was really resident", peak);
   expect(end <= start + kAllowedKib, "RSS is within 10 MiB of its start", end);

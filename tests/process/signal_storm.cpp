@@ -1,5 +1,5 @@
-// Signals every 100 us, without SA_RESTART, while threads allocate: system calls are interrupted everywhere. malloc
-// must not return NULL, lose a block or change errno on success. Run as: signal_storm SECONDS.
+// Signals every 100 us, without SA_RESTART, while threads allocate: system calls are interrupted everywhere.
+// malloc must not return NULL, lose a block or change errno on success. Run as: signal_storm SECONDS.
 #include <sys/time.h>
 
 #include <csignal>
@@ -31,7 +31,8 @@ void churn(std::uint64_t seed) {
   while (!stop.load(std::memory_order_relaxed)) {
     auto& place = held[random.below(64)];
     if (place.block != nullptr) {
-      expect(holds(place.block, place.size, pattern_of(place.block, place.size)), "contents kept", place.size);
+      expect(holds(place.block, place.size, pattern_of(place.block, place.size)), "contents kept",
+             place.size);
       std::free(place.block);
     }
     place.size = random.below(100) == 0 ? 33'000'000 + random.below(9'000'000) : random.below(200'000);

@@ -1,7 +1,7 @@
-// The allocator at the edges of a process's and a thread's life: before constructors, in thread-local destructors, in
-// pthread key destructors (with re-arming), in exit handlers and static destructors. Exits 0 when all went well; the
-// last word is spoken in a destructor by _exit. What would break: an allocator that needs its constructor to have run,
-// or that tears down its thread cache and is called once more.
+// The allocator at the edges of a process's and a thread's life: before constructors, in thread-local
+// destructors, in pthread key destructors (with re-arming), in exit handlers and static destructors. Exits 0
+// when all went well; the last word is spoken in a destructor by _exit. What would break: an allocator that
+// needs its constructor to have run, or that tears down its thread cache and is called once more.
 #include <pthread.h>
 
 #include <cstdlib>
@@ -75,7 +75,8 @@ thread_local ThreadLocal thread_object;
 
 pthread_key_t early_key, late_key;
 
-// Re-arms itself as often as POSIX allows, so that one call comes after any destructor of the allocator's own key.
+// Re-arms itself as often as POSIX allows, so that one call comes after any destructor of the allocator's own
+// key.
 void on_key(void* value) {
   const auto left = reinterpret_cast<std::uintptr_t>(value);
   allocate_and_free("allocation in a key destructor");

@@ -1,5 +1,6 @@
-// Allocates 100 KB in blocks of 100 bytes, frees them and prints its own peak RSS in KiB to stdout. Linked against libc
-// only, so that the figure is the allocator's and not the C++ runtime's. With "idle" it allocates nothing.
+// Allocates 100 KB in blocks of 100 bytes, frees them and prints its own peak RSS in KiB to stdout. Linked
+// against libc only, so that the figure is the allocator's and not the C++ runtime's. With "idle" it
+// allocates nothing.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -1,6 +1,7 @@
 // Threads born and dying: their caches and heaps are used again, their blocks stay valid for others.
-// Run as: threads_churn COUNT. COUNT threads run one after the other (two at a time), each allocates, frees part and
-// hands the rest to its successor or to the main thread. RSS must not grow after the first tenth (P9).
+// Run as: threads_churn COUNT. COUNT threads run one after the other (two at a time), each allocates, frees
+// part and hands the rest to its successor or to the main thread. RSS must not grow after the first tenth
+// (P9).
 #include <pthread.h>
 
 #include <cstdlib>
@@ -46,7 +47,8 @@ void* work(void* argument) {
     empty(parcel);
     parcel.size = 16 + random.below(random.below(10) == 0 ? 100'000 : 2000);
     parcel.block = opaque(std::malloc(parcel.size));
-    if (expect(parcel.block != nullptr, "malloc in a new thread", parcel.size)) fill(parcel.block, parcel.size, 0x61);
+    if (expect(parcel.block != nullptr, "malloc in a new thread", parcel.size))
+      fill(parcel.block, parcel.size, 0x61);
   }
   for (void* block : own) std::free(block);
   return nullptr;
@@ -56,7 +58,8 @@ void run_pair(Job* jobs, std::size_t round) {
   pthread_t threads[2];
   for (std::size_t i = 0; i < 2; ++i) {
     jobs[i].seed = round * 2 + i;
-    if (!expect(pthread_create(&threads[i], nullptr, work, &jobs[i]) == 0, "pthread_create", round)) std::_Exit(1);
+    if (!expect(pthread_create(&threads[i], nullptr, work, &jobs[i]) == 0, "pthread_create", round))
+      std::_Exit(1);
   }
   for (pthread_t thread : threads) pthread_join(thread, nullptr);
   // The successor of one thread frees what the other made.
