@@ -53,8 +53,8 @@ glebe_stats stats_now() {
   return stats;
 }
 
-// Three slabs of 4 KiB blocks; the first and the second are then wholly freed. The second is released, because the
-// first still has room.
+// Three slabs of 4 KiB blocks; the first and the second are then wholly freed. The second is released,
+// because the first still has room.
 struct ReleasedSlab {
   Heap* heap = create_heap();
   std::vector<void*> blocks;

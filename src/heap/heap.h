@@ -81,6 +81,7 @@ struct alignas(kHeapAlign) Heap {
   std::uint8_t depot_counts[kClassCount] = {};
   std::uint8_t depot_lows[kClassCount] = {};   // the lowest depot_counts since caches were trimmed last
   std::uint64_t busy_classes[2] = {};          // bits: a slow path used the class since then
+  std::uint32_t depot_bytes = 0;               // blocks in all depots
   bool spans_used = false;
   void** spare_magazines = nullptr;            // linked through cell 0
   Ring* rings[kRingCount] = {};                // remote.h

@@ -185,7 +185,7 @@ void registry_in_child() noexcept {
       for (unsigned c = 0; c < kClassCount; ++c) heap->depots[c] = nullptr, heap->depot_counts[c] = 0;
       for (Ring*& ring : heap->rings) ring = nullptr;
       for (Span& span : heap->spans) span = {};
-      heap->span_pages = 0;
+      heap->span_pages = heap->depot_bytes = 0;
       heap->spare_magazines = nullptr;
       heap->in_slow_path = false;
     }

@@ -65,13 +65,13 @@ constexpr ClassInfo make_class_info(unsigned size_class) noexcept {
   const std::size_t fits = 16 * kKiB / bytes;
   const std::size_t least = bytes <= 8 * kKiB ? 8 : 4;
   const std::size_t magazine = fits < least ? least : fits > 127 ? 127 : fits;
-  const std::size_t depot = 64 * kKiB / (bytes * magazine);
+  const std::size_t depot = 256 * kKiB / (bytes * magazine);
   return {bytes,
           placement::block_inverse(bytes),
           static_cast<std::uint16_t>(granules * kGranuleSize / bytes),
           static_cast<std::uint16_t>(magazine),
           static_cast<std::uint8_t>(granules),
-          static_cast<std::uint8_t>(depot > 8 ? 8 : depot)};
+          static_cast<std::uint8_t>(depot > 64 ? 64 : depot)};
 }
 constexpr std::array<ClassInfo, kClassCount> make_class_infos() noexcept {
   std::array<ClassInfo, kClassCount> table{};

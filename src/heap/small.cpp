@@ -122,96 +122,54 @@ void settle(Heap& heap, SlabRecord& slab) {
   if (others) release_slab(heap, slab);
 }
 
-// Blocks of one slab on their way back, gathered word by word of its bitmap.
-class PutRun {
- public:
-  explicit PutRun(Heap& heap) : heap_(heap) {}
-  ~PutRun() { finish(); }
-  PutRun(const PutRun&) = delete;
-  PutRun& operator=(const PutRun&) = delete;
-
-  void add(void* block) {
-    if (static_cast<std::size_t>(static_cast<std::byte*>(block) - start_) >= slab_bytes_ && !open(block)) return;
-    const auto offset = static_cast<std::uint32_t>(static_cast<std::byte*>(block) - start_);
-    const std::uint32_t index = placement::block_index(offset, inverse_);
-    const std::uint64_t bit = std::uint64_t{1} << (index % placement::kWordBits);
-    if (index / placement::kWordBits != word_) next_word(index / placement::kWordBits);
-    if (!placement::is_block_start(offset, index, block_bytes_)) [[unlikely]] {
-      return report_misuse(Misuse::interior_pointer, block, block_bytes_);
-    }
-    if ((mask_ & bit) != 0) [[unlikely]] return report_misuse(Misuse::double_free, block, block_bytes_);
-    mask_ |= bit;
-    ++count_;
-  }
-
- private:
-  // Starts with the slab of the block. False when it has none any more.
-  bool open(void* block) {
-    finish();
-    const std::uintptr_t entry = vm::entry_of(block);
-    if (entry <= vm::kEntryMedium || heap_of_entry(entry) != &heap_) {
-      // The slab was released since: every block of it was free, so this one was given back before.
-      report_misuse(Misuse::double_free, block, 0);
-      return false;
-    }
-    const ClassInfo& info = class_infos[class_of_entry(entry)];
-    slab_ = slab_of(block, class_of_entry(entry));
-    bitmap_ = bitmap_of(*slab_);
-    start_ = slab_->start;
-    slab_bytes_ = info.granules * vm::kGranuleBytes;
-    block_bytes_ = info.block_bytes;
-    inverse_ = info.inverse;
-    word_ = 0;
-    return true;
-  }
-
-  void finish() {
-    if (slab_ == nullptr) return;
-    next_word(0);
-    settle(heap_, *slab_);
-    slab_ = nullptr;
-    slab_bytes_ = 0;
-  }
-
-  void next_word(std::uint32_t word) {
-    if (count_ != 0) {
-      const placement::Status status = slab_->blocks.put_counted(bitmap_, word_, mask_, count_);
-      if (status == placement::Status::ok) [[likely]] {
-        heap_.blocks_returned += count_;
-      } else {
-        put_singly();
-      }
-    }
-    word_ = word;
-    mask_ = 0;
-    count_ = 0;
-  }
-
-  // Something in the word is wrong: finds out which block.
-  void put_singly() {
-    for (std::uint32_t i = 0; i < placement::kWordBits; ++i) {
-      if ((mask_ >> i & 1) == 0) continue;
-      const std::uint32_t index = word_ * placement::kWordBits + i;
-      const placement::Status status = slab_->blocks.put(bitmap_, index);
-      if (status == placement::Status::ok) {
-        ++heap_.blocks_returned;
-        continue;
-      }
-      const bool is_double = status == placement::Status::double_free;
-      report_misuse(is_double ? Misuse::double_free : Misuse::interior_pointer,
-                    start_ + std::size_t{index} * block_bytes_, block_bytes_);
-    }
-  }
-
-  Heap& heap_;
-  SlabRecord* slab_ = nullptr;
-  std::uint64_t* bitmap_ = nullptr;
-  std::byte* start_ = nullptr;
-  std::size_t slab_bytes_ = 0;  // 0: no slab, so that no block lies in it
-  std::uint32_t block_bytes_ = 0, inverse_ = 0;
-  std::uint32_t word_ = 0, count_ = 0;
-  std::uint64_t mask_ = 0;
+// The slab that a batch of blocks goes back to, block after block, and the word of its bitmap that is being gathered.
+struct PutRun {
+  SlabRecord* slab = nullptr;
+  std::uint64_t* bitmap = nullptr;
+  std::byte* start = nullptr;
+  std::size_t slab_bytes = 0;  // 0: no slab, so that no block lies in it
+  std::uint32_t block_bytes = 0, inverse = 0;
 };
+struct PutWord {
+  std::uint64_t mask = 0;
+  std::uint32_t number = 0, count = 0;
+};
+
+// The slab of a block; slab_bytes is 0 when it has none any more.
+PutRun open_run(const Heap& heap, void* block) {
+  const std::uintptr_t entry = vm::entry_of(block);
+  if (entry <= vm::kEntryMedium || heap_of_entry(entry) != &heap) {
+    // The slab was released since: every block of it was free, so this one was given back before.
+    report_misuse(Misuse::double_free, block, 0);
+    return {};
+  }
+  const ClassInfo& info = class_infos[class_of_entry(entry)];
+  SlabRecord* slab = slab_of(block, class_of_entry(entry));
+  return {slab, bitmap_of(*slab), slab->start, info.granules * vm::kGranuleBytes, info.block_bytes, info.inverse};
+}
+
+// Something in the word is wrong: finds out which block.
+void put_singly(Heap& heap, const PutRun& run, const PutWord& word) {
+  for (std::uint32_t i = 0; i < placement::kWordBits; ++i) {
+    if ((word.mask >> i & 1) == 0) continue;
+    const std::uint32_t index = word.number * placement::kWordBits + i;
+    const placement::Status status = run.slab->blocks.put(run.bitmap, index);
+    if (status == placement::Status::ok) {
+      ++heap.blocks_returned;
+      continue;
+    }
+    const bool is_double = status == placement::Status::double_free;
+    report_misuse(is_double ? Misuse::double_free : Misuse::interior_pointer,
+                  run.start + std::size_t{index} * run.block_bytes, run.block_bytes);
+  }
+}
+
+inline void put_word(Heap& heap, const PutRun& run, const PutWord& word) {
+  if (word.count == 0) return;
+  const placement::Status status = run.slab->blocks.put_counted(run.bitmap, word.number, word.mask, word.count);
+  if (status != placement::Status::ok) [[unlikely]] return put_singly(heap, run, word);
+  heap.blocks_returned += word.count;
+}
 
 }  // namespace
 
@@ -225,8 +183,36 @@ unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> cells, bo
 }
 
 void put_blocks(Heap& heap, void* const* blocks, unsigned count) noexcept {
-  PutRun run(heap);
-  for (unsigned i = 0; i < count; ++i) run.add(blocks[i]);
+  PutRun run;
+  PutWord word;
+  for (unsigned i = 0; i < count; ++i) {
+    void* const block = blocks[i];
+    auto offset = static_cast<std::size_t>(static_cast<std::byte*>(block) - run.start);
+    if (offset >= run.slab_bytes) [[unlikely]] {
+      put_word(heap, run, word);
+      if (run.slab != nullptr) settle(heap, *run.slab);
+      run = open_run(heap, block);
+      word = {};
+      if (run.slab_bytes == 0) continue;
+      offset = static_cast<std::size_t>(static_cast<std::byte*>(block) - run.start);
+    }
+    const std::uint32_t index = placement::block_index(static_cast<std::uint32_t>(offset), run.inverse);
+    const std::uint64_t bit = std::uint64_t{1} << (index % placement::kWordBits);
+    if (index / placement::kWordBits != word.number) {
+      put_word(heap, run, word);
+      word = {0, index / static_cast<std::uint32_t>(placement::kWordBits), 0};
+    }
+    if (!placement::is_block_start(static_cast<std::uint32_t>(offset), index, run.block_bytes)) [[unlikely]] {
+      report_misuse(Misuse::interior_pointer, block, run.block_bytes);
+    } else if ((word.mask & bit) != 0) [[unlikely]] {
+      report_misuse(Misuse::double_free, block, run.block_bytes);
+    } else {
+      word.mask |= bit;
+      ++word.count;
+    }
+  }
+  put_word(heap, run, word);
+  if (run.slab != nullptr) settle(heap, *run.slab);
 }
 
 std::size_t release_empty_slabs(Heap& heap) noexcept {

@@ -21,6 +21,7 @@ constexpr unsigned kMagazinesPerGrowth = 4;
 constexpr unsigned kClosedPassesMax = 16;           // slow paths within a tick that make a thread busy
 constexpr std::uint32_t kFlushIntervalMs = 100;
 constexpr std::uint32_t kTrimIntervalMs = 4;
+constexpr std::uint32_t kDepotBytesMax = kMiB;      // in all depots of a thread
 constexpr std::size_t kPendingBytes = 2 * kMiB;     // dirty memory worth looking at the clock for
 
 void** array_of(void** cell) {
@@ -63,12 +64,17 @@ bool ensure_magazine(Heap& heap, Slot& slot, unsigned size_class) {
   return true;
 }
 
+std::uint32_t magazine_bytes(unsigned size_class) {
+  return class_infos[size_class].magazine_blocks * class_infos[size_class].block_bytes;
+}
+
 bool take_from_depot(Heap& heap, Slot& slot, unsigned size_class) {
   void** base = heap.depots[size_class];
   if (base == nullptr) return false;
   if (slot.base != kNullCell) recycle_magazine(heap, slot.base);
   heap.depots[size_class] = static_cast<void**>(*base);
   const std::uint8_t left = --heap.depot_counts[size_class];
+  heap.depot_bytes -= magazine_bytes(size_class);
   if (left < heap.depot_lows[size_class]) heap.depot_lows[size_class] = left;
   *base = nullptr;
   slot = {base + class_infos[size_class].magazine_blocks, base};
@@ -77,11 +83,13 @@ bool take_from_depot(Heap& heap, Slot& slot, unsigned size_class) {
 
 bool put_into_depot(Heap& heap, Slot& slot, unsigned size_class) {
   if (heap.depot_counts[size_class] >= class_infos[size_class].depot_magazines) return false;
+  if (heap.depot_bytes + magazine_bytes(size_class) > kDepotBytesMax) return false;
   void** array = new_array(heap);
   if (array == nullptr) return false;
   *slot.base = heap.depots[size_class];
   heap.depots[size_class] = slot.base;
   ++heap.depot_counts[size_class];
+  heap.depot_bytes += magazine_bytes(size_class);
   void** base = base_in(array, size_class);
   *base = nullptr;
   slot = {base, base};
@@ -143,6 +151,7 @@ void flush_depot(Heap& heap, unsigned size_class, unsigned kept) {
     put_blocks(heap, base + 1, class_infos[size_class].magazine_blocks);
     *unlinked = *base;
     --heap.depot_counts[size_class];
+    heap.depot_bytes -= magazine_bytes(size_class);
     recycle_magazine(heap, base);
   }
   heap.depot_lows[size_class] = heap.depot_counts[size_class];
