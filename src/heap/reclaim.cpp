@@ -17,7 +17,7 @@ constexpr unsigned kGrowthChunks = 2;     // purged before growth, per part of t
 constexpr std::size_t kPeakMarginShare = 16;  // a little above the peak is not growth: the same work, placed otherwise
 constexpr std::size_t kPeakMarginMin = 2 * kMiB;
 constexpr std::size_t kDirtyLimitMin = 16 * kMiB;
-constexpr std::size_t kDirtyShare = 8;
+constexpr std::size_t kDirtyShare = 4;
 
 constinit std::atomic<std::uint64_t> last_maintained_ms{0};
 constinit std::atomic<std::size_t> footprint_peak{0};

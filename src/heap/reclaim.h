@@ -17,7 +17,7 @@ namespace glebe::heap {
 std::size_t release_free_memory() noexcept;
 
 // When memory is about to be taken that nobody touched before and the footprint is about to exceed its peak: first purges
-// dirty free memory elsewhere if there is more of it than the limit (16 MiB or an eighth of the footprint), so that a
+// dirty free memory elsewhere if there is more of it than the limit (16 MiB or a quarter of the footprint), so that a
 // program that moves from one size to another does not pay for both. Below the peak nothing is gained by purging early:
 // that is maintain()'s job. Called without heap locks, or with the small pool's.
 void before_growth(std::size_t size_bytes) noexcept;
