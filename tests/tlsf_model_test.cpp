@@ -451,7 +451,9 @@ TEST_CASE("a request without a run in its own bin is served from the next one", 
   for (const std::uint32_t start : first) REQUIRE(engine.free(start).status == Status::ok);
   CHECK(engine.allocate(15).first == first[1]);
   CHECK(engine.allocate(15).first == first[2]);
-  CHECK(engine.allocate(15).first == first[0]);
+  const Run last = engine.allocate(15);
+  CHECK(last.status == Status::ok);
+  CHECK(last.first == first[0]);
 }
 
 TEST_CASE("best fit takes the shortest run, and the lowest of equals", "[placement]") {
@@ -486,7 +488,9 @@ TEST_CASE("a run that fits is found behind many in its bin that do not", "[place
   REQUIRE(engine.free_units() == 0);
   REQUIRE(engine.free(wanted).status == Status::ok);
   for (const std::uint32_t start : first) REQUIRE(engine.free(start).length == 64);
-  CHECK(engine.allocate(71).first == wanted);
+  const Run run = engine.allocate(71);
+  CHECK(run.status == Status::ok);
+  CHECK(run.first == wanted);
 }
 
 TEST_CASE("runs grow and shrink where they are", "[placement]") {
@@ -522,7 +526,8 @@ TEST_CASE("runs grow and shrink where they are", "[placement]") {
   CHECK(engine.run_length(base) == 20);
   CHECK(engine.free(blocker.first).length == 80);
   CHECK(engine.free(base).length == 100);
-  CHECK(engine.allocate(10).first == base);
+  CHECK(engine.allocate(10).length == 10);
+  CHECK(engine.is_allocated_start(base));
   CHECK(engine.tag(base).owner == 0);
   CHECK(engine.validate(ranges));
 }

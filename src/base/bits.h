@@ -12,10 +12,12 @@ inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 inline constexpr std::size_t kGiB = std::size_t{1} << 30;
 inline constexpr std::size_t kTiB = std::size_t{1} << 40;
 
-[[nodiscard]] constexpr bool is_power_of_two(std::uint64_t value) noexcept { return std::has_single_bit(value); }
+[[nodiscard]] constexpr bool is_power_of_two(std::uint64_t value) noexcept {
+  return std::has_single_bit(value);
+}
 
-// Rounds to a multiple of `alignment`, a power of two. align_up wraps past the end of the type: callers that take
-// sizes from users bound them first.
+// Rounds to a multiple of `alignment`, a power of two. align_up wraps past the end of the type: callers that
+// take sizes from users bound them first.
 [[nodiscard]] constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) noexcept {
   return (value + alignment - 1) & ~(alignment - 1);
 }

@@ -1,7 +1,7 @@
 // Checks that stay on in every build (CHECK) and checks for debug builds (ASSERT).
 //
-// A failed check is our own defect, never the user's: it reports where and stops the process. The report does not
-// allocate, because the allocator itself may be what is broken. What the user did wrong is reported by
+// A failed check is our own defect, never the user's: it reports where and stops the process. The report does
+// not allocate, because the allocator itself may be what is broken. What the user did wrong is reported by
 // src/heap/misuse.h; what the system refused travels as a value.
 #pragma once
 

@@ -23,8 +23,8 @@ namespace {
 
 bool is_checked() { return settings.debug_fill || settings.zero_on_free; }
 
-// Marks the heap as changing for the scope (fork.h). Plain stores in program order: only a snapshot of this thread's
-// writes is ever looked at.
+// Marks the heap as changing for the scope (fork.h). Plain stores in program order: only a snapshot of this
+// thread's writes is ever looked at.
 class SlowPath {
  public:
   explicit SlowPath(Heap& heap) : heap_(heap), outer_(heap.in_slow_path) {
@@ -121,10 +121,14 @@ unsigned aligned_class(std::size_t size_bytes, std::size_t align_bytes) {
 
 void report_status(FreeStatus status, const void* block) {
   switch (status) {
-    case FreeStatus::ok: return;
-    case FreeStatus::double_free: return report_misuse(Misuse::double_free, block, 0);
-    case FreeStatus::interior: return report_misuse(Misuse::interior_pointer, block, 0);
-    case FreeStatus::foreign: return report_misuse(Misuse::foreign_pointer, block, 0);
+    case FreeStatus::ok:
+      return;
+    case FreeStatus::double_free:
+      return report_misuse(Misuse::double_free, block, 0);
+    case FreeStatus::interior:
+      return report_misuse(Misuse::interior_pointer, block, 0);
+    case FreeStatus::foreign:
+      return report_misuse(Misuse::foreign_pointer, block, 0);
   }
 }
 
@@ -134,7 +138,8 @@ void free_small(void* block, std::uintptr_t entry) {
   if (is_checked()) return free_checked(destination, size_class, block);
   Heap* own = own_heap();
   const HeapState state = destination.state.load(std::memory_order_relaxed);
-  const bool is_shared = state == HeapState::first_class || state == HeapState::shared || state == HeapState::frozen;
+  const bool is_shared =
+      state == HeapState::first_class || state == HeapState::shared || state == HeapState::frozen;
   if (own == nullptr || own->in_slow_path || is_shared) return free_into(destination, block);
   SlowPath scope(*own);
   if (&destination == own) {
@@ -198,7 +203,8 @@ void* allocate_aligned(std::size_t size_bytes, std::size_t align_bytes) noexcept
   if (size_bytes > PTRDIFF_MAX || align_bytes > PTRDIFF_MAX) return nullptr;
   const unsigned size_class = aligned_class(size_bytes, align_bytes);
   bool is_zero = false;
-  if (size_class == kClassCount) return allocate_big(size_bytes == 0 ? 1 : size_bytes, align_bytes, 0, &is_zero);
+  if (size_class == kClassCount)
+    return allocate_big(size_bytes == 0 ? 1 : size_bytes, align_bytes, 0, &is_zero);
   void* block = allocate_fast(class_bytes(size_class));
   return block != nullptr ? block : allocate_small(size_class, &is_zero);
 }
@@ -249,7 +255,9 @@ bool size_fits(const void* block, std::size_t size_bytes, std::size_t align_byte
   return align_bytes == 0 || is_aligned(reinterpret_cast<std::uintptr_t>(block), align_bytes);
 }
 
-bool owns(const void* address) noexcept { return vm::region_of(address) != nullptr || large_contains(address); }
+bool owns(const void* address) noexcept {
+  return vm::region_of(address) != nullptr || large_contains(address);
+}
 
 std::size_t trim() noexcept {
   Heap* heap = own_heap();

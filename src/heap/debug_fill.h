@@ -1,9 +1,10 @@
 // The debug option: fill patterns, and no caches, so that misuse is found at once (namespace glebe::heap).
 //
-// Small blocks go straight to and from their slab: a double or interior free is found when it happens, and a block is
-// checked for writes since it was freed when it is handed out again. Patterns: memory of a new slab 0xFA and of a
-// released one 0xFF; a block 0xA1 when it is allocated and 0xDE when it is freed. 0xDA and 0xDF are the patterns for
-// device memory. Medium and large blocks are filled, but given back to the system: they are not checked at reuse.
+// Small blocks go straight to and from their slab: a double or interior free is found when it happens, and a
+// block is checked for writes since it was freed when it is handed out again. Patterns: memory of a new slab
+// 0xFA and of a released one 0xFF; a block 0xA1 when it is allocated and 0xDE when it is freed. 0xDA and 0xDF
+// are the patterns for device memory. Medium and large blocks are filled, but given back to the system: they
+// are not checked at reuse.
 #pragma once
 
 #include "src/heap/heap.h"

@@ -20,15 +20,16 @@ enum Fit : std::uint8_t { kFull = 0, kOne = 1, kFour = 2, kSixteen = 3, kEmpty =
 constexpr unsigned kFitSets = 4;  // sets for kOne .. kEmpty
 constexpr unsigned kPagesPerGranule = vm::kGranuleBytes / vm::kPageBytes;
 
-// Sets of chunk numbers, one per kind of fit, with two levels of summaries: the lowest member is found in three steps.
-// The words of the four sets are interleaved, so that a small heap touches one page of each level.
+// Sets of chunk numbers, one per kind of fit, with two levels of summaries: the lowest member is found in
+// three steps. The words of the four sets are interleaved, so that a small heap touches one page of each
+// level.
 struct Words {
   std::uint64_t of[kFitSets];
 };
 constexpr unsigned kTopWords = 16;
 struct ChunkSets {
-  Words* low = nullptr;   // a bit per chunk
-  Words* middle = nullptr;  // a bit per word of `low`
+  Words* low = nullptr;       // a bit per chunk
+  Words* middle = nullptr;    // a bit per word of `low`
   Words top[kTopWords] = {};  // a bit per word of `middle`
 
   void insert(std::uint32_t chunk, unsigned set) {
@@ -105,8 +106,8 @@ bool ensure_sets(const vm::Region& region) {
   return true;
 }
 
-// The first granule to use for a request in a chunk where it fits. Single granules come from groups that are broken
-// already, if there are any.
+// The first granule to use for a request in a chunk where it fits. Single granules come from groups that are
+// broken already, if there are any.
 unsigned place_in_chunk(const ChunkRecord& chunk, unsigned count) {
   for (unsigned half = 0; half < 2; ++half) {
     const std::uint64_t free = ~chunk.used[half];
@@ -132,7 +133,8 @@ ChunkRecord* find_chunk(unsigned count, vm::Region** region_found) {
       const std::int64_t number = pool.sets[i].lowest(set);
       if (number < 0) continue;
       *region_found = &vm::regions[i];
-      return vm::chunk_of(vm::regions[i], vm::regions[i].chunk_base + static_cast<std::size_t>(number) * vm::kChunkBytes);
+      return vm::chunk_of(vm::regions[i],
+                          vm::regions[i].chunk_base + static_cast<std::size_t>(number) * vm::kChunkBytes);
     }
   }
   return nullptr;
@@ -161,8 +163,8 @@ void mark(ChunkRecord& chunk, unsigned first, unsigned count, bool used) {
   word ^= mask;
 }
 
-// Purges the dirty free granules of a chunk; the whole chunk in one call when nothing in it is used. `everything`: a huge
-// page too that is in use for the most part, and where something still happens.
+// Purges the dirty free granules of a chunk; the whole chunk in one call when nothing in it is used.
+// `everything`: a huge page too that is in use for the most part, and where something still happens.
 std::size_t purge_chunk(ChunkRecord& chunk, bool everything) {
   const unsigned dirty_before = chunk.dirty_pages;
   const auto committed = static_cast<unsigned>(chunk.committed_bytes / vm::kPageBytes);
@@ -170,8 +172,8 @@ std::size_t purge_chunk(ChunkRecord& chunk, bool everything) {
     static_cast<void>(vm::purge_pages(chunk, 0, committed));
     return (dirty_before - chunk.dirty_pages) * vm::kPageBytes;
   }
-  // Breaking up a huge page pays when most of it is free, or when it has been quiet: dirty memory that stays for ever
-  // would keep every thread looking at the clock (thread_cache.h, "Modes").
+  // Breaking up a huge page pays when most of it is free, or when it has been quiet: dirty memory that stays
+  // for ever would keep every thread looking at the clock (thread_cache.h, "Modes").
   if (!everything && chunk.huge && chunk.active && chunk.dirty_pages < vm::kPagesPerChunk * 3 / 4) return 0;
   unsigned at = 0;
   while (at < kGranulesPerChunk) {
@@ -213,7 +215,8 @@ std::byte* take_granules(unsigned count, bool* is_zero) noexcept {
   if (chunk == nullptr) chunk = grow(&region);
   if (chunk == nullptr) return nullptr;
   const unsigned first = place_in_chunk(*chunk, count);
-  if (!vm::commit_prefix(*chunk, static_cast<std::uint32_t>((first + count) * vm::kGranuleBytes))) return nullptr;
+  if (!vm::commit_prefix(*chunk, static_cast<std::uint32_t>((first + count) * vm::kGranuleBytes)))
+    return nullptr;
   mark(*chunk, first, count, true);
   *is_zero = vm::take_pages(*chunk, first * kPagesPerGranule, count * kPagesPerGranule);
   if (chunk->dirty_pages == 0) pool.dirty.remove(*chunk);
@@ -228,7 +231,8 @@ void give_granules(std::byte* start, unsigned count) noexcept {
   ChunkRecord& chunk = *vm::chunk_of(region, start);
   CHECK(chunk.kind == ChunkKind::small);
   if (chunk.frozen) return;
-  const unsigned first = static_cast<unsigned>(static_cast<std::size_t>(start - chunk.base) >> vm::kGranuleShift);
+  const unsigned first =
+      static_cast<unsigned>(static_cast<std::size_t>(start - chunk.base) >> vm::kGranuleShift);
   mark(chunk, first, count, false);
   vm::give_pages(chunk, first * kPagesPerGranule, count * kPagesPerGranule);
   pool.dirty.update(chunk, static_cast<std::uint32_t>(os::clock_coarse_ms()));
@@ -237,7 +241,7 @@ void give_granules(std::byte* start, unsigned count) noexcept {
 }
 
 std::size_t granules_purge(std::uint32_t now_ms, std::uint32_t delay_ms, unsigned budget) noexcept {
-  const bool is_mine = pool.lock.held_by_me();  // called by before_growth() on our own behalf
+  const bool is_mine = pool.lock.held_by_me();      // called by before_growth() on our own behalf
   if (!is_mine && !pool.lock.try_lock()) return 0;  // somebody is at it; the next tick comes soon
   std::size_t purged = 0;
   for (unsigned i = 0; i < budget; ++i) {
@@ -262,8 +266,8 @@ std::size_t granules_trim() noexcept {
   for (unsigned i = 0; i < regions_now; ++i) {
     if (pool.sets[i].low == nullptr) continue;
     for (std::int64_t n = pool.sets[i].lowest(kEmpty - 1u); n >= 0; n = pool.sets[i].lowest(kEmpty - 1u)) {
-      ChunkRecord& chunk =
-          *vm::chunk_of(vm::regions[i], vm::regions[i].chunk_base + static_cast<std::size_t>(n) * vm::kChunkBytes);
+      ChunkRecord& chunk = *vm::chunk_of(
+          vm::regions[i], vm::regions[i].chunk_base + static_cast<std::size_t>(n) * vm::kChunkBytes);
       given += chunk.committed_bytes;
       release_chunk(chunk);
     }
@@ -305,7 +309,8 @@ bool granules_validate() noexcept {
     for (std::uint32_t c = 0; c < region.chunks_covered; ++c) {
       const ChunkRecord& chunk = *vm::chunk_of(region, region.chunk_base + std::size_t{c} * vm::kChunkBytes);
       if (chunk.kind != ChunkKind::small || chunk.frozen) continue;
-      const unsigned here = static_cast<unsigned>(std::popcount(chunk.used[0]) + std::popcount(chunk.used[1]));
+      const unsigned here =
+          static_cast<unsigned>(std::popcount(chunk.used[0]) + std::popcount(chunk.used[1]));
       if (chunk.used_pages != here * kPagesPerGranule || chunk.fit != fit_of(chunk)) return false;
       const unsigned touched = vm::touched_pages(chunk, 0, vm::kPagesPerChunk);
       if (touched != chunk.dirty_pages + chunk.used_pages) return false;  // a used page is always touched

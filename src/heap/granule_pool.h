@@ -1,8 +1,9 @@
 // The granule pool: the chunks behind all slabs (namespace glebe::heap).
 //
-// Slabs take 1, 4 or 16 granules, aligned to that many, from chunks that all heaps share. A chunk is chosen by what
-// still fits in it: the smallest sufficient kind first, the lowest address on ties, a wholly free chunk last, so that
-// sparse chunks drain and whole chunks become free. One lock guards the pool and the records of its chunks.
+// Slabs take 1, 4 or 16 granules, aligned to that many, from chunks that all heaps share. A chunk is chosen
+// by what still fits in it: the smallest sufficient kind first, the lowest address on ties, a wholly free
+// chunk last, so that sparse chunks drain and whole chunks become free. One lock guards the pool and the
+// records of its chunks.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +11,9 @@
 
 namespace glebe::heap {
 
-// `count` (1, 4 or 16) committed granules, aligned to `count` granules, or nullptr when there is no memory. *is_zero
-// tells whether they were never touched since they were committed or purged. Their directory entries are kEntryNone.
-// May be called with a heap's lock held.
+// `count` (1, 4 or 16) committed granules, aligned to `count` granules, or nullptr when there is no memory.
+// *is_zero tells whether they were never touched since they were committed or purged. Their directory entries
+// are kEntryNone. May be called with a heap's lock held.
 [[nodiscard]] std::byte* take_granules(unsigned count, bool* is_zero) noexcept;
 
 // Gives them back, exactly as taken. Their directory entries are kEntryNone again.

@@ -57,7 +57,8 @@ bool heap_is_sound(Heap& heap) {
       ++listed;
     }
   }
-  const bool released_live = heap.state.load(std::memory_order_relaxed) == HeapState::first_class || heap.id != 0;
+  const bool released_live =
+      heap.state.load(std::memory_order_relaxed) == HeapState::first_class || heap.id != 0;
   if (!released_live && heap.blocks_carved - heap.blocks_returned != taken) return false;
   return slabs == heap.slab_count && available == listed;
 }
@@ -74,7 +75,8 @@ std::size_t blocks_in_rings() {
   return blocks;
 }
 
-// What is cached was counted a moment after what is taken, and may be more by now. validate() is the exact balance.
+// What is cached was counted a moment after what is taken, and may be more by now. validate() is the exact
+// balance.
 void subtract(std::size_t& from, std::size_t blocks) { from -= from < blocks ? from : blocks; }
 
 void add_heap(Heap& heap, SmallStats& stats) {
@@ -98,7 +100,8 @@ void count_heap(const Heap& heap, SmallStats& stats) {
   const HeapState state = heap.state.load(std::memory_order_relaxed);
   stats.orphans += state == HeapState::orphan;
   stats.first_class_heaps += state == HeapState::first_class;
-  stats.heaps += state == HeapState::thread_owned || state == HeapState::first_class || state == HeapState::shared;
+  stats.heaps +=
+      state == HeapState::thread_owned || state == HeapState::first_class || state == HeapState::shared;
 }
 
 void visit_each(Heap* heap, void (*visit)(void*, const HeapStats&), void* context) {

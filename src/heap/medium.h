@@ -1,13 +1,14 @@
 // The medium heap: blocks above 32 KiB up to 32 MiB as runs of os pages (namespace glebe::heap).
 //
-// Ranges of up to 16 chunks (vm/chunk.h) belong to shards; each shard has one placement::Tlsf engine per region over
-// the region's page tags, a lock, and a DirtyList. A thread uses the shard of its CPU and tries the others when its own
-// has no room without growing. Directory entries of all granules of a medium chunk are vm::kEntryMedium, so a medium
-// pointer is told by one load; the tags say whether it is the start of a block.
-// Free runs are committed lazily: a run is committed (vm::commit_range) when it is handed out. Pages given back are
-// dirty until purged; a chunk run that is wholly free is released on trim (and at once under strict overcommit).
-// Locks: one per shard, taken after nothing and before the locks of vm. Chunks are acquired without holding it, through
-// obtain_chunks() (heap/reclaim.h). Purging takes the free run out of the engine, unlocks, purges, locks, frees it.
+// Ranges of up to 16 chunks (vm/chunk.h) belong to shards; each shard has one placement::Tlsf engine per
+// region over the region's page tags, a lock, and a DirtyList. A thread uses the shard of its CPU and tries
+// the others when its own has no room without growing. Directory entries of all granules of a medium chunk
+// are vm::kEntryMedium, so a medium pointer is told by one load; the tags say whether it is the start of a
+// block. Free runs are committed lazily: a run is committed (vm::commit_range) when it is handed out. Pages
+// given back are dirty until purged; a chunk run that is wholly free is released on trim (and at once under
+// strict overcommit). Locks: one per shard, taken after nothing and before the locks of vm. Chunks are
+// acquired without holding it, through obtain_chunks() (heap/reclaim.h). Purging takes the free run out of
+// the engine, unlocks, purges, locks, frees it.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,10 @@ inline constexpr std::size_t kMediumMaxBytes = std::size_t{32} << 20;
 // What freeing a pointer found. The caller reports everything but ok as misuse.
 enum class FreeStatus : std::uint8_t { ok, double_free, interior, foreign };
 
-// A block of at least size_bytes (1 .. kMediumMaxBytes), aligned to align_bytes (a power of two >= 4096; up to
-// kMediumMaxBytes; larger alignments are large blocks). nullptr when the system has no memory. *is_zero tells whether
-// every byte reads as zero without having been touched. `owner` is the id of a first-class heap, 0 for none.
+// A block of at least size_bytes (1 .. kMediumMaxBytes), aligned to align_bytes (a power of two >= 4096; up
+// to kMediumMaxBytes; larger alignments are large blocks). nullptr when the system has no memory. *is_zero
+// tells whether every byte reads as zero without having been touched. `owner` is the id of a first-class
+// heap, 0 for none.
 [[nodiscard]] void* medium_allocate(std::size_t size_bytes, std::size_t align_bytes, std::uint16_t owner,
                                     bool* is_zero) noexcept;
 
@@ -33,35 +35,38 @@ enum class FreeStatus : std::uint8_t { ok, double_free, interior, foreign };
 [[nodiscard]] std::size_t medium_usable(const void* address) noexcept;
 [[nodiscard]] std::uint16_t medium_owner(const void* address) noexcept;
 
-// Grows or shrinks the block where it is. False: no room there, the block is unchanged. Shrinking gives the tail back
-// when it is at least 64 KiB or a quarter of the block; otherwise it succeeds without a change.
+// Grows or shrinks the block where it is. False: no room there, the block is unchanged. Shrinking gives the
+// tail back when it is at least 64 KiB or a quarter of the block; otherwise it succeeds without a change.
 [[nodiscard]] bool medium_resize(void* address, std::size_t new_size_bytes) noexcept;
 
-// Purges free pages that have been dirty for delay_ms (0: all), at most `budget` chunks per shard; returns bytes purged.
+// Purges free pages that have been dirty for delay_ms (0: all), at most `budget` chunks per shard; returns
+// bytes purged.
 std::size_t medium_purge(std::uint64_t now_ms, std::uint32_t delay_ms, unsigned budget) noexcept;
 
-// Purges everything and releases ranges that are wholly free. Returns the bytes decommitted or purged. May be called
-// with other heap locks held: shards whose lock is taken are passed over.
+// Purges everything and releases ranges that are wholly free. Returns the bytes decommitted or purged. May be
+// called with other heap locks held: shards whose lock is taken are passed over.
 std::size_t medium_trim() noexcept;
 
 // Frees every block of a first-class heap. Cost: one walk over all runs.
 void medium_free_owner(std::uint16_t owner) noexcept;
 
-// In a forked child, while it has one thread: shards whose lock is held by a thread that does not exist here are
-// frozen: their lock is reset, what is free in their ranges is forgotten (never placed again), blocks in them stay
-// valid, and freeing such a block only marks it. A lock held by the forking thread itself is left alone.
+// In a forked child, while it has one thread: shards whose lock is held by a thread that does not exist here
+// are frozen: their lock is reset, what is free in their ranges is forgotten (never placed again), blocks in
+// them stay valid, and freeing such a block only marks it. A lock held by the forking thread itself is left
+// alone.
 void medium_in_child() noexcept;
 
 struct MediumStats {
   std::size_t live_bytes, live_blocks;  // handed out
   std::size_t free_bytes, dirty_bytes;  // free runs; of these touched
   std::size_t largest_free_bytes, range_bytes;
-  std::size_t allocations, frees;       // operations since the start
+  std::size_t allocations, frees;  // operations since the start
 };
 [[nodiscard]] MediumStats medium_stats() noexcept;
 
-// Calls visit(context, address, size_bytes) for every live block, shard by shard under its lock: the visitor does not
-// allocate. validate: engines consistent, counters equal to a recount, page bitmaps agree with the tags.
+// Calls visit(context, address, size_bytes) for every live block, shard by shard under its lock: the visitor
+// does not allocate. validate: engines consistent, counters equal to a recount, page bitmaps agree with the
+// tags.
 void medium_walk(void (*visit)(void* context, void* address, std::size_t size_bytes, std::uint16_t owner),
                  void* context) noexcept;
 [[nodiscard]] bool medium_validate() noexcept;

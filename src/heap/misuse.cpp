@@ -15,12 +15,18 @@ constinit std::atomic<std::size_t> counts[kMisuseKinds];
 
 const char* describe(Misuse kind) {
   switch (kind) {
-    case Misuse::double_free: return "double free of ";
-    case Misuse::interior_pointer: return "free of a pointer that is not the start of a block: ";
-    case Misuse::foreign_pointer: return "free of a pointer that glebe did not allocate: ";
-    case Misuse::size_mismatch: return "sized free with a size that does not fit the block ";
-    case Misuse::write_after_free: return "write after free to ";
-    case Misuse::bad_heap: return "use of a heap that does not exist: ";
+    case Misuse::double_free:
+      return "double free of ";
+    case Misuse::interior_pointer:
+      return "free of a pointer that is not the start of a block: ";
+    case Misuse::foreign_pointer:
+      return "free of a pointer that glebe did not allocate: ";
+    case Misuse::size_mismatch:
+      return "sized free with a size that does not fit the block ";
+    case Misuse::write_after_free:
+      return "write after free to ";
+    case Misuse::bad_heap:
+      return "use of a heap that does not exist: ";
   }
   return "misuse of ";
 }

@@ -22,8 +22,9 @@ inline constexpr unsigned kMisuseKinds = 6;
 enum class MisuseAction : std::uint8_t { abort, warn, ignore };
 extern constinit MisuseAction misuse_action;
 
-// Reports and then does what misuse_action says. Returns only for warn and ignore: the caller leaves the pointer alone
-// (nothing is freed, nothing is lost but the block). `size_bytes` is 0 when it is not known. Thread-safe.
+// Reports and then does what misuse_action says. Returns only for warn and ignore: the caller leaves the
+// pointer alone (nothing is freed, nothing is lost but the block). `size_bytes` is 0 when it is not known.
+// Thread-safe.
 void report_misuse(Misuse kind, const void* address, std::size_t size_bytes) noexcept;
 
 // How many of each kind were reported so far.

@@ -13,8 +13,9 @@ constinit std::uint32_t purge_delay_ms = 250;
 namespace {
 
 constexpr unsigned kMaintainChunks = 32;  // purged by one call of maintain(), per part of the heap
-constexpr unsigned kGrowthChunks = 2;     // purged before growth, per part of the heap, beyond the growth itself
-constexpr std::size_t kPeakMarginShare = 16;  // a little above the peak is not growth: the same work, placed otherwise
+constexpr unsigned kGrowthChunks = 2;  // purged before growth, per part of the heap, beyond the growth itself
+constexpr std::size_t kPeakMarginShare =
+    16;  // a little above the peak is not growth: the same work, placed otherwise
 constexpr std::size_t kPeakMarginMin = 2 * kMiB;
 constexpr std::size_t kDirtyLimitMin = 16 * kMiB;
 constexpr std::size_t kDirtyShare = 4;
@@ -36,7 +37,8 @@ void before_growth(std::size_t size_bytes) noexcept {
   const std::size_t footprint = vm::footprint_bytes() + size_bytes;
   std::size_t peak = footprint_peak.load(std::memory_order_relaxed);
   if (footprint <= peak + peak / kPeakMarginShare + kPeakMarginMin) return;
-  const std::size_t limit = footprint / kDirtyShare > kDirtyLimitMin ? footprint / kDirtyShare : kDirtyLimitMin;
+  const std::size_t limit =
+      footprint / kDirtyShare > kDirtyLimitMin ? footprint / kDirtyShare : kDirtyLimitMin;
   if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) > limit) {
     const std::uint64_t now = os::clock_coarse_ms();
     const auto chunks = static_cast<unsigned>(size_bytes / vm::kChunkBytes) + kGrowthChunks;

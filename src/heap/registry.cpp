@@ -72,7 +72,8 @@ void on_thread_exit(void* value) {
     heap->next_free = registry.orphans;
     registry.orphans = heap;
   }
-  // Keeps later destructors of this thread off a heap of their own; the system stops asking after a few rounds.
+  // Keeps later destructors of this thread off a heap of their own; the system stops asking after a few
+  // rounds.
   static_cast<void>(os::set_exit_value(&exited_marker));
 }
 

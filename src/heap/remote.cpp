@@ -7,8 +7,9 @@
 namespace glebe::heap {
 namespace {
 
-constexpr std::uint32_t kRingBytesMax = 64 * kKiB;    // blocks that wait in one ring
-constexpr std::uint32_t kInboxBlocksMax = 4096;       // more than this, and the sender waits for the lock to drain it
+constexpr std::uint32_t kRingBytesMax = 64 * kKiB;  // blocks that wait in one ring
+constexpr std::uint32_t kInboxBlocksMax =
+    4096;  // more than this, and the sender waits for the lock to drain it
 constexpr unsigned kRingsPerGrowth = 8;
 
 // Empty rings, for all threads.

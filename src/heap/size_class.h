@@ -1,8 +1,9 @@
-// Size classes of the small heap: 16-byte steps to 256, then 8 classes per doubling to 32 KiB (namespace glebe::heap).
+// Size classes of the small heap: 16-byte steps to 256, then 8 classes per doubling to 32 KiB (namespace
+// glebe::heap).
 //
-// A request of n bytes gets a block of class_bytes(class_of(n)). Waste: below 256 bytes at most 15 bytes; above, at most
-// 1/9 of the block (11.1 %), because a class is at most 9/8 of the one before: proven by static_assert below.
-// Request 0 is served as 1. Classes of 2^k bytes are aligned to 2^k, because slabs are.
+// A request of n bytes gets a block of class_bytes(class_of(n)). Waste: below 256 bytes at most 15 bytes;
+// above, at most 1/9 of the block (11.1 %), because a class is at most 9/8 of the one before: proven by
+// static_assert below. Request 0 is served as 1. Classes of 2^k bytes are aligned to 2^k, because slabs are.
 #pragma once
 
 #include <array>
@@ -29,7 +30,8 @@ constexpr unsigned class_of(std::size_t size_bytes) noexcept {
   if (size_bytes <= 16) return 0;
   if (size_bytes <= 256) return static_cast<unsigned>((size_bytes - 1) / 16);
   const unsigned doubling = log2_floor(size_bytes - 1) - 8;
-  return 16 + doubling * 8 + static_cast<unsigned>((size_bytes - 1 - (std::size_t{256} << doubling)) >> (5 + doubling));
+  return 16 + doubling * 8 +
+         static_cast<unsigned>((size_bytes - 1 - (std::size_t{256} << doubling)) >> (5 + doubling));
 }
 
 // Bytes from the first slot to the slot of the class, by size in 16-byte units, rounded up.
@@ -50,10 +52,10 @@ inline constexpr std::array<std::uint16_t, kClassTableEntries> class_offsets = m
 // What the slabs of a class look like.
 struct ClassInfo {
   std::uint32_t block_bytes;
-  std::uint32_t inverse;        // for placement::block_index
-  std::uint16_t blocks;         // per slab
+  std::uint32_t inverse;          // for placement::block_index
+  std::uint16_t blocks;           // per slab
   std::uint16_t magazine_blocks;  // capacity of a magazine
-  std::uint8_t granules;        // per slab: 1, 4 or 16, so that a slab holds at least 8 blocks
+  std::uint8_t granules;          // per slab: 1, 4 or 16, so that a slab holds at least 8 blocks
   std::uint8_t depot_magazines;   // full magazines kept behind the one in use
 };
 
@@ -82,7 +84,8 @@ inline constexpr std::array<ClassInfo, kClassCount> class_infos = make_class_inf
 
 // The table covers every size, classes ascend, and the worst waste is as stated above.
 constexpr bool classes_are_sound() noexcept {
-  if (class_bytes(kClassCount - 1) != kSmallMaxBytes || class_of(kSmallMaxBytes) != kClassCount - 1) return false;
+  if (class_bytes(kClassCount - 1) != kSmallMaxBytes || class_of(kSmallMaxBytes) != kClassCount - 1)
+    return false;
   for (unsigned c = 1; c < kClassCount; ++c) {
     const std::uint32_t bytes = class_bytes(c), below = class_bytes(c - 1);
     if (bytes <= below || bytes % 16 != 0) return false;

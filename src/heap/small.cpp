@@ -10,8 +10,9 @@
 namespace glebe::heap {
 namespace {
 
-constexpr unsigned kCandidates = 4;            // slabs that compete for being used up first
-constexpr std::uint32_t kFreshBatchBytes = 2 * kKiB;  // from this block size on, fresh blocks are taken one by one
+constexpr unsigned kCandidates = 4;  // slabs that compete for being used up first
+constexpr std::uint32_t kFreshBatchBytes =
+    2 * kKiB;  // from this block size on, fresh blocks are taken one by one
 
 void link_available(Heap& heap, SlabRecord& slab) {
   SlabRecord*& head = heap.available[slab.size_class];
@@ -61,7 +62,8 @@ SlabRecord* new_slab(Heap& heap, unsigned size_class) {
   slab.blocks.init(region.slab_bitmap(granule), info.blocks);
   link_slab(heap, slab);
   link_available(heap, slab);
-  vm::set_entries(region, granule, info.granules, reinterpret_cast<std::uintptr_t>(&heap.slots.slot[size_class]));
+  vm::set_entries(region, granule, info.granules,
+                  reinterpret_cast<std::uintptr_t>(&heap.slots.slot[size_class]));
   return &slab;
 }
 
@@ -75,7 +77,8 @@ void release_slab(Heap& heap, SlabRecord& slab) {
   give_granules(slab.start, info.granules);
 }
 
-// The slab to take from: the fullest of the first few, the lowest address on ties, so that sparse slabs can empty.
+// The slab to take from: the fullest of the first few, the lowest address on ties, so that sparse slabs can
+// empty.
 SlabRecord* choose_slab(const Heap& heap, unsigned size_class) {
   SlabRecord* best = heap.available[size_class];
   if (best == nullptr) return nullptr;
@@ -122,7 +125,8 @@ void settle(Heap& heap, SlabRecord& slab) {
   if (others) release_slab(heap, slab);
 }
 
-// The slab that a batch of blocks goes back to, block after block, and the word of its bitmap that is being gathered.
+// The slab that a batch of blocks goes back to, block after block, and the word of its bitmap that is being
+// gathered.
 struct PutRun {
   SlabRecord* slab = nullptr;
   std::uint64_t* bitmap = nullptr;
@@ -145,7 +149,8 @@ PutRun open_run(const Heap& heap, void* block) {
   }
   const ClassInfo& info = class_infos[class_of_entry(entry)];
   SlabRecord* slab = slab_of(block, class_of_entry(entry));
-  return {slab, bitmap_of(*slab), slab->start, info.granules * vm::kGranuleBytes, info.block_bytes, info.inverse};
+  return {slab,        bitmap_of(*slab), slab->start, info.granules * vm::kGranuleBytes, info.block_bytes,
+          info.inverse};
 }
 
 // Something in the word is wrong: finds out which block.
@@ -166,8 +171,10 @@ void put_singly(Heap& heap, const PutRun& run, const PutWord& word) {
 
 inline void put_word(Heap& heap, const PutRun& run, const PutWord& word) {
   if (word.count == 0) return;
-  const placement::Status status = run.slab->blocks.put_counted(run.bitmap, word.number, word.mask, word.count);
-  if (status != placement::Status::ok) [[unlikely]] return put_singly(heap, run, word);
+  const placement::Status status =
+      run.slab->blocks.put_counted(run.bitmap, word.number, word.mask, word.count);
+  if (status != placement::Status::ok) [[unlikely]]
+    return put_singly(heap, run, word);
   heap.blocks_returned += word.count;
 }
 
@@ -248,7 +255,8 @@ BlockState block_state(const void* address, unsigned size_class) noexcept {
   const ClassInfo& info = class_infos[size_class];
   const auto offset = static_cast<std::uint32_t>(static_cast<const std::byte*>(address) - slab.start);
   const std::uint32_t index = placement::block_index(offset, info.inverse);
-  if (!placement::is_block_start(offset, index, info.block_bytes) || index >= info.blocks) return BlockState::interior;
+  if (!placement::is_block_start(offset, index, info.block_bytes) || index >= info.blocks)
+    return BlockState::interior;
   // Without the lock: neighbours in the word come and go, the bit of a live block stays.
   const std::uint64_t word = peek(bitmap_of(slab)[index / placement::kWordBits]);
   return (word >> (index % placement::kWordBits) & 1) != 0 ? BlockState::free : BlockState::taken;

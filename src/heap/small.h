@@ -1,8 +1,9 @@
 // Slabs: runs of granules cut into equal blocks; the small heap's store of blocks (namespace glebe::heap).
 //
-// A slab's record lies in the region's table of slab records at its first granule, its bitmap (1 = free) in the table of
-// bitmaps: neither is near the blocks, and nothing here reads or writes a block. Slabs are aligned to their size, so the
-// slab of a block is found by masking its address. Every function needs the lock of the heap that owns the slabs.
+// A slab's record lies in the region's table of slab records at its first granule, its bitmap (1 = free) in
+// the table of bitmaps: neither is near the blocks, and nothing here reads or writes a block. Slabs are
+// aligned to their size, so the slab of a block is found by masking its address. Every function needs the
+// lock of the heap that owns the slabs.
 #pragma once
 
 #include <cstddef>
@@ -17,27 +18,29 @@ namespace glebe::heap {
 
 struct alignas(vm::kSlabRecordBytes) SlabRecord {
   placement::FixedSlab blocks;
-  std::uint16_t fresh;      // blocks from this number on were never handed out and read as zero
+  std::uint16_t fresh;  // blocks from this number on were never handed out and read as zero
   std::uint8_t size_class;
-  bool is_available;        // in the heap's list of slabs with free blocks
+  bool is_available;  // in the heap's list of slabs with free blocks
   std::byte* start;
   SlabRecord* next_available;
   SlabRecord* previous_available;
-  SlabRecord* next;         // in the heap's list of all slabs
+  SlabRecord* next;  // in the heap's list of all slabs
   SlabRecord* previous;
 };
 static_assert(sizeof(SlabRecord) == vm::kSlabRecordBytes);
 
-// Takes up to cells.size() blocks of a class, from a slab that has some or from a new one, and writes them into the first
-// cells in descending order of address, so that a magazine hands them out ascending. Returns how many; 0 when there is no
-// memory. When exactly one block is taken and it is known to read as zero without having been touched, *is_zero is set.
-// Blocks of at least 2 KiB are never taken in batches that include fresh
-// ones, so that calloc can leave them untouched.
-[[nodiscard]] unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> cells, bool* is_zero) noexcept;
+// Takes up to cells.size() blocks of a class, from a slab that has some or from a new one, and writes them
+// into the first cells in descending order of address, so that a magazine hands them out ascending. Returns
+// how many; 0 when there is no memory. When exactly one block is taken and it is known to read as zero
+// without having been touched, *is_zero is set. Blocks of at least 2 KiB are never taken in batches that
+// include fresh ones, so that calloc can leave them untouched.
+[[nodiscard]] unsigned take_blocks(Heap& heap, unsigned size_class, std::span<void*> cells,
+                                   bool* is_zero) noexcept;
 
-// Gives blocks of the heap back to their slabs, of any classes in any order. Slabs that become empty are released
-// unless they are the last of their class with free blocks. A pointer that is no block, or is free already, is reported
-// as misuse. A block that belongs to another heap by now is not expected: ownership of a live slab does not change.
+// Gives blocks of the heap back to their slabs, of any classes in any order. Slabs that become empty are
+// released unless they are the last of their class with free blocks. A pointer that is no block, or is free
+// already, is reported as misuse. A block that belongs to another heap by now is not expected: ownership of a
+// live slab does not change.
 void put_blocks(Heap& heap, void* const* blocks, unsigned count) noexcept;
 
 // Releases every slab that is wholly free. Returns the number of granules given back.

@@ -18,11 +18,11 @@ namespace glebe::heap {
 namespace {
 
 constexpr unsigned kMagazinesPerGrowth = 4;
-constexpr unsigned kClosedPassesMax = 16;           // slow paths within a tick that make a thread busy
+constexpr unsigned kClosedPassesMax = 16;  // slow paths within a tick that make a thread busy
 constexpr std::uint32_t kFlushIntervalMs = 100;
 constexpr std::uint32_t kTrimIntervalMs = 4;
-constexpr std::uint32_t kDepotBytesMax = kMiB;      // in all depots of a thread
-constexpr std::size_t kPendingBytes = 2 * kMiB;     // dirty memory worth looking at the clock for
+constexpr std::uint32_t kDepotBytesMax = kMiB;   // in all depots of a thread
+constexpr std::size_t kPendingBytes = 2 * kMiB;  // dirty memory worth looking at the clock for
 
 void** array_of(void** cell) {
   return reinterpret_cast<void**>(reinterpret_cast<std::uintptr_t>(cell) & ~(kMagazineBytes - 1));
@@ -105,7 +105,8 @@ void drop_span(Heap& heap, Span& span) {
   heap.span_pages -= span.pages;
   span.pages = 0;
   // Two threads may both keep a block that the program freed twice.
-  if (medium_free(span.address) != FreeStatus::ok) report_misuse(Misuse::double_free, span.address, size_bytes);
+  if (medium_free(span.address) != FreeStatus::ok)
+    report_misuse(Misuse::double_free, span.address, size_bytes);
 }
 
 // Fills half of the magazine from the slabs and returns one block more. The slot is empty.
@@ -115,7 +116,8 @@ void* refill(Heap& heap, unsigned size_class, bool* is_zero) {
   const bool has_magazine = ensure_magazine(heap, slot, size_class);
   const unsigned half = class_infos[size_class].magazine_blocks / 2u;
   void* single = nullptr;
-  const std::span<void*> cells = has_magazine ? std::span<void*>(slot.base + 1, half) : std::span<void*>(&single, 1);
+  const std::span<void*> cells =
+      has_magazine ? std::span<void*>(slot.base + 1, half) : std::span<void*>(&single, 1);
   if (!lock_heap(heap)) return nullptr;
   if (!heap.inbox.looks_empty()) drain_inbox(heap);
   const unsigned taken = take_blocks(heap, size_class, cells, is_zero);
@@ -165,9 +167,9 @@ bool was_used(const Heap& heap, unsigned size_class) {
   return (heap.busy_classes[size_class / 64] >> (size_class % 64) & 1) != 0;
 }
 
-// Gives back what the thread did not need since the last time: magazines at the bottom of the depots, the magazines of
-// classes that no slow path used, idle spans. A cached block keeps its slab from becoming free, so caches are kept only
-// where they serve.
+// Gives back what the thread did not need since the last time: magazines at the bottom of the depots, the
+// magazines of classes that no slow path used, idle spans. A cached block keeps its slab from becoming free,
+// so caches are kept only where they serve.
 void trim_caches(Heap& heap) {
   if (!heap.spans_used) {
     for (Span& span : heap.spans) drop_span(heap, span);
@@ -262,10 +264,12 @@ void keep_block(Heap& heap, unsigned size_class, void* block) noexcept {
   note_use(heap, size_class);
   Slot& slot = heap.slots.slot[size_class];
   if (!ensure_magazine(heap, slot, size_class)) return free_into(heap, block);
-  const bool is_full = ((reinterpret_cast<std::uintptr_t>(slot.top) + sizeof(void*)) & (kMagazineBytes - 1)) == 0;
+  const bool is_full =
+      ((reinterpret_cast<std::uintptr_t>(slot.top) + sizeof(void*)) & (kMagazineBytes - 1)) == 0;
   if (is_full && !put_into_depot(heap, slot, size_class)) {
     flush_half(heap, slot);
-    if (slot.top - slot.base == class_infos[size_class].magazine_blocks) return;  // inside our own signal handler
+    if (slot.top - slot.base == class_infos[size_class].magazine_blocks)
+      return;  // inside our own signal handler
   }
   *++slot.top = block;
 }

@@ -20,7 +20,7 @@ constexpr std::uint32_t kFrontierChunks = 16;  // the chunk space grows by range
 constexpr std::size_t kSmallHeapBytes = 4 * kMiB;
 constexpr std::uint32_t kSmallStepBytes = 64 * kKiB;
 constexpr unsigned kSecondChances = 3;
-constexpr unsigned kLookedMax = 64;  // chunks given a second chance in one call
+constexpr unsigned kLookedMax = 64;            // chunks given a second chance in one call
 constexpr std::uint64_t kStallNs = 1'000'000;  // a huge page that took longer to come means compaction
 constexpr std::uint64_t kStallPauseMsFirst = 10'000;
 constexpr std::uint64_t kStallPauseMsMax = 640'000;
@@ -72,7 +72,8 @@ ChunkRecord* open_run(const Region& region, placement::Run run, ChunkKind kind, 
 }
 
 void account_touched(unsigned added, unsigned removed) {
-  ledger.chunk_touched_bytes.fetch_add((std::size_t{added} - removed) * kPageBytes, std::memory_order_relaxed);
+  ledger.chunk_touched_bytes.fetch_add((std::size_t{added} - removed) * kPageBytes,
+                                       std::memory_order_relaxed);
 }
 
 void forget_touched(ChunkRecord& chunk) {
@@ -111,8 +112,8 @@ void for_each_mask(unsigned first, unsigned count, Apply apply) {
   }
 }
 
-// Times the first touch of a huge page: memory compaction in the kernel can take milliseconds, and then the pages are
-// not worth asking for until it has calmed down.
+// Times the first touch of a huge page: memory compaction in the kernel can take milliseconds, and then the
+// pages are not worth asking for until it has calmed down.
 void touch_and_guard(std::byte* page) {
   const std::uint64_t start = os::clock_fine_ns();
   *reinterpret_cast<volatile std::byte*>(page) = std::byte{0};
@@ -120,7 +121,8 @@ void touch_and_guard(std::byte* page) {
   if (os::clock_fine_ns() - start <= kStallNs) return;
   const std::uint64_t pause = stall_guard.pause_ms.load(std::memory_order_relaxed);
   stall_guard.paused_until_ms.store(now_ms + pause, std::memory_order_relaxed);
-  stall_guard.pause_ms.store(pause * 2 < kStallPauseMsMax ? pause * 2 : kStallPauseMsMax, std::memory_order_relaxed);
+  stall_guard.pause_ms.store(pause * 2 < kStallPauseMsMax ? pause * 2 : kStallPauseMsMax,
+                             std::memory_order_relaxed);
 }
 
 }  // namespace

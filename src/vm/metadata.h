@@ -1,7 +1,7 @@
 // Memory for our own records: heap objects, magazines, rings (namespace glebe::vm).
 //
-// A bump arena at the front of each region, apart from every block. What is taken is never given back: each user keeps
-// its own list of records to reuse, so the arena is bounded by the peak number of records.
+// A bump arena at the front of each region, apart from every block. What is taken is never given back: each
+// user keeps its own list of records to reuse, so the arena is bounded by the peak number of records.
 #pragma once
 
 #include <cstddef>

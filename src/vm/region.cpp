@@ -17,28 +17,29 @@ constinit std::size_t requested_chunk_space_bytes = 0;
 
 namespace {
 
-// Chunks are covered (their tables committed) in steps: few kernel calls, few committed bytes that nobody needs.
+// Chunks are covered (their tables committed) in steps: few kernel calls, few committed bytes that nobody
+// needs.
 constexpr std::uint32_t kCoverStepChunks = 16;
 constexpr std::size_t kTableStepBytes = 16 * kKiB;
 
 constexpr std::size_t kTableBytesPerChunk[kTableCount] = {
     sizeof(ChunkRecord),
     sizeof(placement::Tag),
-    kSlabRecordBytes * kGranulesPerChunk,
-    kSlabBitmapBytes * kGranulesPerChunk,
+    kSlabRecordBytes* kGranulesPerChunk,
+    kSlabBitmapBytes* kGranulesPerChunk,
     sizeof(placement::Tag) * kPagesPerChunk,
     sizeof(std::uintptr_t) * kGranulesPerChunk,
 };
 
 struct Shape {
-  std::size_t chunk_bytes;      // multiple of kChunkBytes
+  std::size_t chunk_bytes;        // multiple of kChunkBytes
   unsigned large_subrange_shift;  // 0: no large slots
 };
 
 // What is asked for, one after the other, until the system agrees.
 constexpr Shape kLadder[] = {
-    {8 * kTiB, 41},  {1 * kTiB, 36},  {64 * kGiB, 0}, {4 * kGiB, 0},  {1 * kGiB, 0},
-    {256 * kMiB, 0}, {64 * kMiB, 0}, {32 * kMiB, 0}, {16 * kMiB, 0}, {4 * kMiB, 0}, {2 * kMiB, 0},
+    {8 * kTiB, 41}, {1 * kTiB, 36}, {64 * kGiB, 0}, {4 * kGiB, 0}, {1 * kGiB, 0}, {256 * kMiB, 0},
+    {64 * kMiB, 0}, {32 * kMiB, 0}, {16 * kMiB, 0}, {4 * kMiB, 0}, {2 * kMiB, 0},
 };
 constexpr std::size_t kAddressSpaceShare = 8;  // at most this fraction of a limited address space at a time
 
@@ -90,8 +91,8 @@ bool reserve_region(Region& region, const Shape& shape) {
   region.chunk_count = static_cast<std::uint32_t>(chunk_count);
   region.chunk_base = base + large.size_bytes() + front_aligned;
   place_parts(region, base + large.size_bytes());
-  region.chunk_space.attach(reinterpret_cast<placement::Tag*>(region.tables[kChunkTags].start), region.chunk_count,
-                            placement::TlsfPolicy::best_fit);
+  region.chunk_space.attach(reinterpret_cast<placement::Tag*>(region.tables[kChunkTags].start),
+                            region.chunk_count, placement::TlsfPolicy::best_fit);
   ledger.reserved_bytes.fetch_add(total, std::memory_order_relaxed);
   return true;
 }
@@ -136,7 +137,8 @@ bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least) {
 }  // namespace
 
 bool ensure_primary() noexcept {
-  if (region_count.load(std::memory_order_acquire) != 0) return true;  // pairs with the release in publish below
+  if (region_count.load(std::memory_order_acquire) != 0)
+    return true;  // pairs with the release in publish below
   os::Lock hold(region_lock);
   if (region_count.load(std::memory_order_relaxed) != 0) return true;
   CHECK(os::page_bytes() == kPageBytes);  // larger os pages are not supported
@@ -160,7 +162,8 @@ bool cover_chunks(Region& region, std::uint32_t chunk_end) noexcept {
   std::uint32_t wanted = static_cast<std::uint32_t>(align_up(chunk_end, kCoverStepChunks));
   if (wanted > region.chunk_count) wanted = region.chunk_count;
   for (unsigned i = 0; i < kTableCount; ++i) {
-    if (!cover_table(region.tables[i], i == kDirectory, region.tables[i].bytes_per_chunk * wanted)) return false;
+    if (!cover_table(region.tables[i], i == kDirectory, region.tables[i].bytes_per_chunk * wanted))
+      return false;
   }
   region.chunks_covered = wanted;
   if (&region == &regions[0]) {

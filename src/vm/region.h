@@ -1,17 +1,20 @@
 // Regions: the reserved address space and its fixed parts (namespace glebe::vm).
 //
-// One region, the primary, is reserved at first use and normally holds everything for the life of the process:
+// One region, the primary, is reserved at first use and normally holds everything for the life of the
+// process:
 //
 //   base                                                              chunk_base
-//   | large slots | metadata | chunk records | chunk tags | slab records | slab bitmaps | page tags | directory | chunks
+//   | large slots | metadata | chunk records | chunk tags | slab records | slab bitmaps | page tags |
+//   directory | chunks
 //
-// Further regions (metadata, tables, directory and chunks, no large slots) are added when the primary is full, which
-// happens only where the system allowed no more than a small one. Tables are committed by a frontier that follows the
-// highest chunk in use, so nothing is paid for addresses that are not used. Regions are never released.
+// Further regions (metadata, tables, directory and chunks, no large slots) are added when the primary is
+// full, which happens only where the system allowed no more than a small one. Tables are committed by a
+// frontier that follows the highest chunk in use, so nothing is paid for addresses that are not used. Regions
+// are never released.
 //
-// The directory has one 8-byte entry per granule and grows down from chunk_base, so that the entry of an address is at
-// a constant distance whatever the size of the region. region_lock guards adding regions and moving frontiers; reading
-// needs no lock.
+// The directory has one 8-byte entry per granule and grows down from chunk_base, so that the entry of an
+// address is at a constant distance whatever the size of the region. region_lock guards adding regions and
+// moving frontiers; reading needs no lock.
 #pragma once
 
 #include <atomic>
@@ -36,12 +39,13 @@ inline constexpr unsigned kRegionMax = 64;
 
 struct ChunkRecord;  // src/vm/chunk.h
 
-// Large slots: sub-range number j holds slots of 2^(kLargeShiftMin + j) bytes; all sub-ranges are equally long.
+// Large slots: sub-range number j holds slots of 2^(kLargeShiftMin + j) bytes; all sub-ranges are equally
+// long.
 inline constexpr unsigned kLargeShiftMin = 26;  // 64 MiB
 struct LargeSpace {
-  std::byte* base = nullptr;      // aligned to the longest slot; nullptr when there are no sub-ranges
-  unsigned subrange_shift = 0;    // each sub-range is 2^subrange_shift bytes long
-  unsigned subrange_count = 0;    // the last one holds one slot
+  std::byte* base = nullptr;    // aligned to the longest slot; nullptr when there are no sub-ranges
+  unsigned subrange_shift = 0;  // each sub-range is 2^subrange_shift bytes long
+  unsigned subrange_count = 0;  // the last one holds one slot
   [[nodiscard]] std::size_t size_bytes() const noexcept {
     return static_cast<std::size_t>(subrange_count) << subrange_shift;
   }
@@ -55,7 +59,15 @@ struct Table {
   std::size_t committed_bytes = 0;
 };
 
-enum TableIndex : unsigned { kChunkRecords, kChunkTags, kSlabRecords, kSlabBitmaps, kPageTags, kDirectory, kTableCount };
+enum TableIndex : unsigned {
+  kChunkRecords,
+  kChunkTags,
+  kSlabRecords,
+  kSlabBitmaps,
+  kPageTags,
+  kDirectory,
+  kTableCount
+};
 
 struct Region {
   std::byte* base = nullptr;
@@ -68,7 +80,7 @@ struct Region {
   std::byte* metadata = nullptr;  // bump arena, see metadata.h
   std::size_t metadata_bytes = 0, metadata_used = 0, metadata_committed = 0;
   placement::Tlsf chunk_space;  // places runs of chunks, guarded by region_lock
-  bool frozen = false;          // in a forked child: what is free here is unknown, nothing more is placed here
+  bool frozen = false;  // in a forked child: what is free here is unknown, nothing more is placed here
 
   [[nodiscard]] bool contains(const void* address) const noexcept {
     return static_cast<std::size_t>(static_cast<const std::byte*>(address) - chunk_base) <
@@ -90,7 +102,8 @@ struct Region {
   }
   // The directory entry of a granule whose chunk is covered.
   [[nodiscard]] std::atomic<std::uintptr_t>& directory_entry(std::uint32_t granule) const noexcept {
-    return reinterpret_cast<std::atomic<std::uintptr_t>*>(chunk_base)[-1 - static_cast<std::ptrdiff_t>(granule)];
+    return reinterpret_cast<std::atomic<std::uintptr_t>*>(
+        chunk_base)[-1 - static_cast<std::ptrdiff_t>(granule)];
   }
   [[nodiscard]] placement::Tag* page_tags() const noexcept {
     return reinterpret_cast<placement::Tag*>(tables[kPageTags].start);
@@ -99,7 +112,8 @@ struct Region {
     return tables[kSlabRecords].start + std::size_t{granule} * kSlabRecordBytes;
   }
   [[nodiscard]] std::uint64_t* slab_bitmap(std::uint32_t granule) const noexcept {
-    return reinterpret_cast<std::uint64_t*>(tables[kSlabBitmaps].start + std::size_t{granule} * kSlabBitmapBytes);
+    return reinterpret_cast<std::uint64_t*>(tables[kSlabBitmaps].start +
+                                            std::size_t{granule} * kSlabBitmapBytes);
   }
 };
 
@@ -110,19 +124,22 @@ extern constinit os::Mutex region_lock;
 // How much address space to ask for, in bytes; set before the first use, 0 means the default ladder.
 extern constinit std::size_t requested_chunk_space_bytes;
 
-// Reserves the primary region unless it exists. False when the system gives not even the smallest one. Thread-safe.
+// Reserves the primary region unless it exists. False when the system gives not even the smallest one.
+// Thread-safe.
 [[nodiscard]] bool ensure_primary() noexcept;
 
 // Adds a region whose chunk space holds at least `chunk_count` chunks in one run. Caller holds region_lock.
 [[nodiscard]] Region* add_region(std::uint32_t chunk_count) noexcept;
 
-// Commits the tables for chunks [0, chunk_end) of the region. Caller holds region_lock. On false nothing is lost.
+// Commits the tables for chunks [0, chunk_end) of the region. Caller holds region_lock. On false nothing is
+// lost.
 [[nodiscard]] bool cover_chunks(Region& region, std::uint32_t chunk_end) noexcept;
 
 // The region whose chunk space holds the address, or nullptr. Any pointer value is allowed.
 [[nodiscard]] Region* region_of_slow(const void* address) noexcept;
 [[nodiscard]] inline Region* region_of(const void* address) noexcept {
-  if (regions[0].contains(address)) [[likely]] return &regions[0];
+  if (regions[0].contains(address)) [[likely]]
+    return &regions[0];
   return region_of_slow(address);
 }
 
