@@ -226,8 +226,9 @@ void* reallocate(void* block, std::size_t size_bytes) noexcept {
   if (old_bytes > kMediumMaxBytes && size_bytes > kMediumMaxBytes && large_contains(block)) {
     if (void* moved = large_move(block, size_bytes)) return moved;
   }
-  void* fresh = allocate_fast(size_bytes);
-  if (fresh == nullptr) fresh = allocate_slow(size_bytes);
+  Heap* const heap = heap_of(block);  // a block of a first-class heap stays in it
+  void* fresh = heap != nullptr ? allocate_from(heap, size_bytes, 0) : allocate_fast(size_bytes);
+  if (fresh == nullptr && heap == nullptr) fresh = allocate_slow(size_bytes);
   if (fresh == nullptr) return nullptr;
   std::memcpy(fresh, block, old_bytes < size_bytes ? old_bytes : size_bytes);
   if (!free_fast(block)) free_slow(block);

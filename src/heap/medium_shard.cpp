@@ -296,8 +296,8 @@ std::size_t MediumShard::purge_chunk(ChunkRecord& chunk, bool everything) noexce
   const unsigned dirty_before = chunk.dirty_pages;
   if (chunk.used_pages == 0) {
     static_cast<void>(vm::purge_pages(chunk, 0, chunk.committed_bytes / kPageBytes));
-  } else if (everything || !chunk.huge || chunk.dirty_pages >= kPagesPerChunk * 3 / 4) {
-    // Breaking up a huge page pays only when most of it is free.
+  } else if (everything || !chunk.huge || !chunk.active || chunk.dirty_pages >= kPagesPerChunk * 3 / 4) {
+    // Breaking up a huge page pays when most of it is free, or when it has been quiet.
     purge_runs(chunk, *range_of(chunk).region, everything);
   }
   return (dirty_before - chunk.dirty_pages) * kPageBytes;
