@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "src/heap/reclaim.h"
 #include "src/heap/small.h"
 #include "src/vm/directory.h"
 #include "tests/heap_calls.h"
@@ -128,6 +129,25 @@ TEST_CASE("mut-B11 the statistics of the large heap wait for its lock", "[heap]"
   REQUIRE(waiting.is_waiting);
 }
 
+TEST_CASE("mut-B14 a medium block that a thread keeps is not kept twice", "[heap]") {
+  const HeapCounts before = trimmed_counts();
+  {
+    MisuseScope misuse;
+    void* block = allocate(100'000);
+    release(block);
+    release(block);
+    REQUIRE(misuse.reports(Misuse::double_free) == 1);
+    void* first = allocate(100'000);
+    void* second = allocate(100'000);
+    REQUIRE(first != second);
+    release(first);
+    release(second);
+    static_cast<void>(trim());
+    REQUIRE(misuse.all_reports() == 1);
+  }
+  REQUIRE(trimmed_counts() == before);
+}
+
 TEST_CASE("mut-C06 the largest free run is one of the free runs, not their sum", "[heap]") {
   void* before = glebe_malloc(kMiB);
   void* between = glebe_malloc(kMiB);
@@ -139,6 +159,19 @@ TEST_CASE("mut-C06 the largest free run is one of the free runs, not their sum",
   glebe_free(between);
   REQUIRE(stats.medium_largest_free_bytes >= kMiB);
   REQUIRE(stats.medium_largest_free_bytes + kMiB <= stats.medium_free_bytes);
+}
+
+TEST_CASE("mut-G01 blocks of others that a thread freed just before its end are not lost", "[heap]") {
+  const HeapCounts before = trimmed_counts();
+  std::vector<void*> blocks;
+  for (unsigned i = 0; i < kRingBlocks / 2; ++i) blocks.push_back(allocate(100));
+  std::thread thread([&] {
+    void* own = allocate(100);  // so that the thread has a heap with rings
+    for (void* block : blocks) release(block);
+    release(own);
+  });
+  thread.join();
+  REQUIRE(trimmed_counts() == before);
 }
 
 TEST_CASE("mut-G03 the addresses of a slab that was released belong to nobody", "[heap]") {
@@ -161,4 +194,49 @@ TEST_CASE("mut-G05 calloc clears blocks of a new slab in memory that another sla
   }
   for (void* block : blocks) release(block);
   REQUIRE(is_zero);
+}
+
+TEST_CASE("mut-G05 calloc clears the last free block of a slab that was full before", "[heap]") {
+  REQUIRE(open_fast_path());
+  static_cast<void>(trim());
+  constexpr unsigned kSlabs = 4;
+  const unsigned per_slab = class_infos[class_of(4096)].blocks;
+  std::vector<void*> blocks;
+  for (unsigned i = 0; i < kSlabs * per_slab; ++i) {
+    blocks.push_back(allocate(4096));
+    std::memset(blocks.back(), 0xEE, 4096);
+  }
+  bool is_zero = true;
+  for (void*& block : blocks) {
+    release(block);
+    static_cast<void>(trim());  // from the magazine to the slab, which has no other free block
+    block = allocate_zeroed(4096);
+    is_zero = is_zero && is_all(block, 4096, 0);
+  }
+  for (void* block : blocks) release(block);
+  REQUIRE(is_zero);
+}
+
+TEST_CASE("mut-G07 a thread that was metered gets every block back", "[heap]") {
+  const std::uint32_t delay_before = purge_delay_ms;
+  REQUIRE(open_fast_path());
+  const HeapCounts before = trimmed_counts();
+  purge_delay_ms = 60'000;  // the backlog stays, and with it the mode
+  std::vector<void*> blocks;
+  for (unsigned i = 0; i < 24 * 1024; ++i) blocks.push_back(allocate(1024));
+  for (void* block : blocks) release(block);
+  blocks.clear();
+  Heap& own = *own_heap();
+  bool was_metered = false;
+  for (unsigned i = 0; i < 2'000'000 && !was_metered; ++i) {
+    release(allocate(64));
+    if (i % 64 == 0) release(allocate_slow(200));
+    was_metered = ThreadBank::get() == &own.metered;
+  }
+  for (unsigned i = 0; i < 300; ++i) blocks.push_back(allocate(64));
+  for (void* block : blocks) release(block);
+  purge_delay_ms = delay_before;
+  REQUIRE(was_metered);
+  REQUIRE(open_fast_path());
+  REQUIRE(trimmed_counts() == before);
 }

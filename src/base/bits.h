@@ -12,8 +12,9 @@ inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 inline constexpr std::size_t kGiB = std::size_t{1} << 30;
 inline constexpr std::size_t kTiB = std::size_t{1} << 40;
 
+// (std::has_single_bit counts bits, for which a machine without that instruction calls a function.)
 [[nodiscard]] constexpr bool is_power_of_two(std::uint64_t value) noexcept {
-  return std::has_single_bit(value);
+  return value != 0 && (value & (value - 1)) == 0;
 }
 
 // Rounds to a multiple of `alignment`, a power of two. align_up wraps past the end of the type: callers that
@@ -38,6 +39,15 @@ inline constexpr std::size_t kTiB = std::size_t{1} << 40;
 }
 [[nodiscard]] constexpr unsigned log2_ceil(std::uint64_t value) noexcept {
   return value <= 1 ? 0u : log2_floor(value - 1) + 1u;
+}
+
+// Number of set bits. (std::popcount is a call of a function that looks bytes up, where the machine type has
+// no such instruction.)
+[[nodiscard]] constexpr unsigned count_bits(std::uint64_t word) noexcept {
+  word -= (word >> 1) & 0x5555555555555555u;
+  word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
+  word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return static_cast<unsigned>((word * 0x0101010101010101u) >> 56);
 }
 
 // A word with bits [first, first + count) set; count <= 64 - first.

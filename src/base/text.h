@@ -122,11 +122,11 @@ class Text {
     char digits[kDigitsMax];
     std::size_t first = kDigitsMax;
     const std::size_t width = digits_min > kDigitsMax ? kDigitsMax : digits_min;
-    while (value != 0 || kDigitsMax - first < width) {
+    while (first != 0 && (value != 0 || kDigitsMax - first < width)) {
       digits[--first] = "0123456789abcdef"[value % base];
       value /= base;
     }
-    return append({digits + first, kDigitsMax - first});
+    return append(std::string_view(&digits[first], kDigitsMax - first));
   }
 
   char* data_;

@@ -309,8 +309,7 @@ bool granules_validate() noexcept {
     for (std::uint32_t c = 0; c < region.chunks_covered; ++c) {
       const ChunkRecord& chunk = *vm::chunk_of(region, region.chunk_base + std::size_t{c} * vm::kChunkBytes);
       if (chunk.kind != ChunkKind::small || chunk.frozen) continue;
-      const unsigned here =
-          static_cast<unsigned>(std::popcount(chunk.used[0]) + std::popcount(chunk.used[1]));
+      const unsigned here = count_bits(chunk.used[0]) + count_bits(chunk.used[1]);
       if (chunk.used_pages != here * kPagesPerGranule || chunk.fit != fit_of(chunk)) return false;
       const unsigned touched = vm::touched_pages(chunk, 0, vm::kPagesPerChunk);
       if (touched != chunk.dirty_pages + chunk.used_pages) return false;  // a used page is always touched

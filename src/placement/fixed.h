@@ -133,7 +133,7 @@ struct FixedSlab {
 
   // Gives the blocks [64 * at, 64 * at + 64) back whose bit is set in `mask`: all of them, or none unless ok.
   [[nodiscard]] Status put_mask(std::uint64_t* words, std::uint32_t at, std::uint64_t mask) noexcept {
-    return put_counted(words, at, mask, static_cast<std::uint32_t>(std::popcount(mask)));
+    return put_counted(words, at, mask, count_bits(mask));
   }
   // The same when the number of bits in `mask` is known.
   [[nodiscard]] Status put_counted(std::uint64_t* words, std::uint32_t at, std::uint64_t mask,
@@ -162,7 +162,7 @@ struct FixedSlab {
     for (std::uint32_t at = 0; at < word_count(block_count); ++at) {
       if ((words[at] & ~valid_bits(at)) != 0) return false;
       if (at < hint_word && words[at] != 0) return false;
-      seen += static_cast<std::uint64_t>(std::popcount(words[at]));
+      seen += count_bits(words[at]);
     }
     return seen == free_count;
   }

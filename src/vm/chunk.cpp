@@ -1,8 +1,6 @@
 // Acquiring, committing, purging and releasing chunks.
 #include "src/vm/chunk.h"
 
-#include <bit>
-
 #include "platform/process.h"
 #include "platform/vm.h"
 #include "src/base/check.h"
@@ -53,24 +51,6 @@ placement::Run place_run(Region& region, std::uint32_t count) {
   return run;
 }
 
-ChunkRecord* open_run(const Region& region, placement::Run run, ChunkKind kind, std::uint8_t shard) {
-  for (std::uint32_t i = 0; i < run.length; ++i) {
-    ChunkRecord& chunk = *record_at(region, run.first + i);
-    CHECK(chunk.kind == ChunkKind::free);
-    chunk.base = region.chunk_base + std::size_t{run.first + i} * kChunkBytes;
-    chunk.used[0] = chunk.used[1] = 0;
-    chunk.dirty_pages = chunk.used_pages = 0;
-    chunk.next = chunk.previous = nullptr;
-    chunk.kind = kind;
-    chunk.shard = shard;
-    chunk.active = chunk.frozen = false;
-    chunk.chances = chunk.fit = 0;
-  }
-  const std::uintptr_t entry = kind == ChunkKind::medium ? kEntryMedium : kEntryNone;
-  set_entries(region, run.first * kGranulesPerChunk, run.length * kGranulesPerChunk, entry);
-  return record_at(region, run.first);
-}
-
 void account_touched(unsigned added, unsigned removed) {
   ledger.chunk_touched_bytes.fetch_add((std::size_t{added} - removed) * kPageBytes,
                                        std::memory_order_relaxed);
@@ -98,6 +78,26 @@ void account_dirty(ChunkRecord& chunk, unsigned added, unsigned removed) {
   CHECK(chunk.dirty_pages + added >= removed);
   chunk.dirty_pages = static_cast<std::uint16_t>(chunk.dirty_pages + added - removed);
   ledger.dirty_bytes.fetch_add((std::size_t{added} - removed) * kPageBytes, std::memory_order_relaxed);
+}
+
+ChunkRecord* open_run(const Region& region, placement::Run run, ChunkKind kind, std::uint8_t shard) {
+  for (std::uint32_t i = 0; i < run.length; ++i) {
+    ChunkRecord& chunk = *record_at(region, run.first + i);
+    CHECK(chunk.kind == ChunkKind::free);
+    chunk.base = region.chunk_base + std::size_t{run.first + i} * kChunkBytes;
+    chunk.used[0] = chunk.used[1] = 0;
+    chunk.dirty_pages = chunk.used_pages = 0;
+    chunk.next = chunk.previous = nullptr;
+    chunk.kind = kind;
+    chunk.shard = shard;
+    chunk.active = chunk.frozen = false;
+    chunk.chances = chunk.fit = 0;
+    // Pages that the system would neither decommit nor purge when the chunk was released.
+    account_dirty(chunk, touched_pages(chunk, 0, kPagesPerChunk), 0);
+  }
+  const std::uintptr_t entry = kind == ChunkKind::medium ? kEntryMedium : kEntryNone;
+  set_entries(region, run.first * kGranulesPerChunk, run.length * kGranulesPerChunk, entry);
+  return record_at(region, run.first);
 }
 
 // Calls apply(word, mask) for the words that cover pages [first, first + count).
@@ -194,7 +194,7 @@ bool commit_range(const Region& region, const void* address, std::size_t size_by
 bool take_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
   unsigned were_touched = 0;
   for_each_mask(first, count, [&](unsigned word, std::uint64_t mask) {
-    were_touched += static_cast<unsigned>(std::popcount(chunk.touched[word] & mask));
+    were_touched += count_bits(chunk.touched[word] & mask);
     chunk.touched[word] |= mask;
   });
   account_dirty(chunk, 0, were_touched);
@@ -214,7 +214,7 @@ void give_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
 unsigned touched_pages(const ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
   unsigned touched = 0;
   for_each_mask(first, count, [&](unsigned word, std::uint64_t mask) {
-    touched += static_cast<unsigned>(std::popcount(chunk.touched[word] & mask));
+    touched += count_bits(chunk.touched[word] & mask);
   });
   return touched;
 }

@@ -120,7 +120,7 @@ std::size_t chunk_bytes_allowed() {
   return allowed < kChunkBytes ? kChunkBytes : allowed;
 }
 
-bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least) {
+bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least, bool with_large) {
   const std::size_t allowed = chunk_bytes_allowed();
   for (Shape shape : kLadder) {
     if (shape.chunk_bytes > allowed) {
@@ -128,6 +128,7 @@ bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least) {
       shape = {align_down(allowed, kChunkBytes), 0};
     }
     if (shape.chunk_bytes < chunk_bytes_least) shape = {chunk_bytes_least, 0};
+    if (!with_large) shape.large_subrange_shift = 0;
     if (reserve_region(region, shape)) return true;
     if (shape.chunk_bytes == chunk_bytes_least) return false;
   }
@@ -142,7 +143,7 @@ bool ensure_primary() noexcept {
   os::Lock hold(region_lock);
   if (region_count.load(std::memory_order_relaxed) != 0) return true;
   CHECK(os::page_bytes() == kPageBytes);  // larger os pages are not supported
-  if (!reserve_by_ladder(regions[0], kChunkBytes)) return false;
+  if (!reserve_by_ladder(regions[0], kChunkBytes, true)) return false;
   directory_last = reinterpret_cast<std::uintptr_t>(regions[0].chunk_base) - 1;
   region_count.store(1, std::memory_order_release);
   return true;
@@ -151,7 +152,7 @@ bool ensure_primary() noexcept {
 Region* add_region(std::uint32_t chunk_count) noexcept {
   const unsigned at = region_count.load(std::memory_order_relaxed);
   if (at == kRegionMax) return nullptr;
-  if (!reserve_by_ladder(regions[at], std::size_t{chunk_count} * kChunkBytes)) return nullptr;
+  if (!reserve_by_ladder(regions[at], std::size_t{chunk_count} * kChunkBytes, false)) return nullptr;
   region_count.store(at + 1, std::memory_order_release);  // pairs with the acquire in region_of_slow()
   return &regions[at];
 }
