@@ -60,7 +60,7 @@ bool limit_growth(std::size_t bytes) {
 
 TEST_CASE("V7 a commit that is refused leaves large blocks and counters unchanged", "[heap]") {
   const int result = run_in_child([] {
-    static_cast<void>(heap::release_free_memory());  // what other tests left idle would be used and given back
+    static_cast<void>(heap::release_free_memory());  // what other tests left
     std::byte* block = allocate(40 * kMiB);
     if (block == nullptr) return 1;
     std::memset(block, 0x5A, 40 * kMiB);

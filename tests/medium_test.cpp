@@ -267,15 +267,16 @@ TEST_CASE("the blocks of one owner go together, all others stay", "[heap]") {
   CHECK(medium_stats().live_bytes == before.live_bytes);
 }
 
+struct Held {
+  std::size_t size;
+  std::uint64_t stamp;
+};
+
 TEST_CASE("P11 random medium blocks never overlap and keep their contents", "[heap]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
   const MediumStats before = medium_stats();
-  struct Held {
-    std::size_t size;
-    std::uint64_t stamp;
-  };
   std::map<std::byte*, Held> held;
   Expect expect;
   const auto write = [](std::byte* block, const Held& is) {

@@ -47,8 +47,8 @@ int run_in_child(int (*body)()) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
-// Holds the lock of the regions for a scope, in a thread of its own: a lock that the forking thread holds would
-// stay held in the child.
+// Holds the lock of the regions for a scope, in a thread of its own: a lock that the forking thread holds
+// would stay held in the child.
 class RegionHolder {
  public:
   RegionHolder()
@@ -71,8 +71,8 @@ class RegionHolder {
   std::thread thread_;
 };
 
-// Grows slabs without end until it has to wait for the regions, with the lock of the granule pool held: it has
-// its heap, and the magazine of the class, before the wait begins.
+// Grows slabs without end until it has to wait for the regions, with the lock of the granule pool held: it
+// has its heap, and the magazine of the class, before the wait begins.
 class Grower {
  public:
   Grower() : thread_([this] { run(); }) {

@@ -170,6 +170,7 @@ std::size_t purge_chunk(ChunkRecord& chunk, bool everything) {
   const auto committed = static_cast<unsigned>(chunk.committed_bytes / vm::kPageBytes);
   if (chunk.used_pages == 0) {
     static_cast<void>(vm::purge_pages(chunk, 0, committed));
+    vm::purge_notes(chunk);
     return (dirty_before - chunk.dirty_pages) * vm::kPageBytes;
   }
   // Breaking up a huge page pays when most of it is free, or when it has been quiet: dirty memory that stays

@@ -116,13 +116,14 @@ unsigned take_from(Heap& heap, SlabRecord& slab, std::span<void*> cells, bool* i
   return taken;
 }
 
-// After blocks were put back: the slab has free blocks again, or is wholly free.
+// After blocks were put back: the slab has free blocks again, or is wholly free. The last slab of a class
+// with free blocks stays, because the owner will want it again; an orphan has no owner.
 void settle(Heap& heap, SlabRecord& slab) {
   if (slab.blocks.free_count == 0) return;
   if (!slab.is_available) link_available(heap, slab);
   if (!slab.blocks.is_empty()) return;
-  const bool others = slab.next_available != nullptr || slab.previous_available != nullptr;
-  if (others) release_slab(heap, slab);
+  const bool is_last = slab.next_available == nullptr && slab.previous_available == nullptr;
+  if (!is_last || heap.state.load(std::memory_order_relaxed) == HeapState::orphan) release_slab(heap, slab);
 }
 
 // The slab that a batch of blocks goes back to, block after block, and the word of its bitmap that is being

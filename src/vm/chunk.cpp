@@ -141,6 +141,13 @@ ChunkRecord* acquire_chunks(std::uint32_t count, ChunkKind kind, std::uint8_t sh
   return run.empty() ? nullptr : open_run(*added, run, kind, shard);
 }
 
+void purge_notes(const ChunkRecord& chunk) noexcept {
+  const Region& region = *region_of(chunk.base);
+  const std::uint32_t granule = region.granule_of(chunk.base);
+  static_cast<void>(os::purge(region.slab_record(granule), kSlabRecordBytes * kGranulesPerChunk));
+  static_cast<void>(os::purge(region.slab_bitmap(granule), kSlabBitmapBytes * kGranulesPerChunk));
+}
+
 void release_chunks(ChunkRecord* first, std::uint32_t count) noexcept {
   Region* region = region_of(first->base);
   CHECK(region != nullptr);
@@ -274,7 +281,8 @@ ChunkRecord* DirtyList::pop_due(std::uint32_t now_ms, std::uint32_t delay_ms) no
     ChunkRecord* chunk = head_;
     if (chunk == nullptr || now_ms - chunk->dirty_since_ms < delay_ms) return nullptr;
     remove(*chunk);
-    if (!chunk->active || chunk->chances == kSecondChances || delay_ms == 0) return chunk;
+    const bool may_wait = chunk->active && chunk->used_pages != 0 && chunk->chances != kSecondChances;
+    if (!may_wait || delay_ms == 0) return chunk;
     chunk->active = false;
     ++chunk->chances;
     chunk->dirty_since_ms = now_ms;

@@ -68,6 +68,10 @@ void give_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept;  /
 // dirty count. When the system refuses, the pages stay dirty and false is returned.
 bool purge_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept;
 
+// Gives back the memory of the slab records and bitmaps of a chunk in which nothing is used: they are written
+// anew when slabs are made in it.
+void purge_notes(const ChunkRecord& chunk) noexcept;
+
 // Pages in [first, first + count) whose touched bit is set.
 [[nodiscard]] unsigned touched_pages(const ChunkRecord& chunk, unsigned first, unsigned count) noexcept;
 
@@ -89,7 +93,7 @@ class DirtyList {
   void update(ChunkRecord& chunk, std::uint32_t now_ms) noexcept;
   void remove(ChunkRecord& chunk) noexcept;
   // The oldest chunk that has been dirty for delay_ms, taken off the list; nullptr when none is due. A chunk
-  // that was active in the meantime is given kSecondChances more delays.
+  // that was active in the meantime and is in use is given kSecondChances more delays.
   [[nodiscard]] ChunkRecord* pop_due(std::uint32_t now_ms, std::uint32_t delay_ms) noexcept;
   [[nodiscard]] ChunkRecord* pop_any() noexcept;
   [[nodiscard]] bool is_empty() const noexcept { return head_ == nullptr; }

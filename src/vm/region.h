@@ -35,6 +35,9 @@ inline constexpr unsigned kPagesPerChunk = kChunkBytes / kPageBytes;
 inline constexpr unsigned kGranulesPerChunk = kChunkBytes / kGranuleBytes;
 inline constexpr std::size_t kSlabRecordBytes = 64;   // per granule
 inline constexpr std::size_t kSlabBitmapBytes = 128;  // per granule: one bit per 16 bytes
+static_assert(kSlabRecordBytes * kGranulesPerChunk % kPageBytes ==
+              0);  // what a chunk's notes fill is whole pages
+static_assert(kSlabBitmapBytes * kGranulesPerChunk % kPageBytes == 0);
 inline constexpr unsigned kRegionMax = 64;
 
 struct ChunkRecord;  // src/vm/chunk.h
