@@ -1,14 +1,15 @@
 // The medium heap: blocks above 32 KiB up to 32 MiB as runs of os pages (namespace glebe::heap).
 //
 // Ranges of up to 16 chunks (vm/chunk.h) belong to shards; each shard has one placement::Tlsf engine per
-// region over the region's page tags, a lock, and a DirtyList. A thread uses the shard of its CPU and tries
+// region over the region's page tags, a lock, and a DirtyList. One shard serves until allocating threads are
+// seen to wait for each other; then there are up to one per CPU, and a thread uses that of its CPU and tries
 // the others when its own has no room without growing. Directory entries of all granules of a medium chunk
 // are vm::kEntryMedium, so a medium pointer is told by one load; the tags say whether it is the start of a
-// block. Free runs are committed lazily: a run is committed (vm::commit_range) when it is handed out. Pages
-// given back are dirty until purged; a chunk run that is wholly free is released on trim (and at once under
-// strict overcommit). Locks: one per shard, taken after nothing and before the locks of vm. Chunks are
-// acquired without holding it, through obtain_chunks() (heap/reclaim.h). Purging takes the free run out of
-// the engine, unlocks, purges, locks, frees it.
+// block. A range is opened chunk by chunk, so that memory which has pages is placed before fresh memory, and
+// a run is committed (vm::commit_range) when it is handed out. Pages given back are dirty until purged; a
+// range that is wholly free is released when it is due for purging, and on trim. Locks: one per shard, taken
+// after nothing and before the locks of vm. Chunks are acquired without holding it, through obtain_chunks()
+// (heap/reclaim.h). Purging holds it, for a bounded number of chunks at a time.
 #pragma once
 
 #include <cstddef>

@@ -19,7 +19,7 @@ struct alignas(64) ChunkRecord {
   std::byte* base;    // address of the chunk
   ChunkRecord* next;  // in the DirtyList of the owner
   ChunkRecord* previous;
-  std::uint64_t used[2];          // small pool: granules handed out
+  std::uint64_t used[2];          // small pool: granules handed out; medium heap: its range
   std::uint32_t committed_bytes;  // prefix of the chunk that is readable and writable
   std::uint32_t dirty_since_ms;   // coarse clock, when the chunk joined the dirty list (wraps after 49 days)
   std::uint16_t dirty_pages;      // pages that are free and touched
