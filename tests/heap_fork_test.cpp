@@ -187,14 +187,17 @@ TEST_CASE("with the lock of the regions and of the granule pool held the child g
   int status = -1;
   bool was_waiting = false;
   {
-    Holder regions([] { vm::region_lock.lock(); }, [] { vm::region_lock.unlock(); });
-    // Waits for the regions with the lock of the pool held.
+    std::atomic<bool> may_grow{false};
     grower = std::thread([&] {
       for (unsigned i = 0; i < kGrow; ++i) {
         grown.push_back(allocate(32'768));
         taken.fetch_add(1);
+        while (!may_grow.load()) sleep_ms(1);
       }
     });
+    while (taken.load() == 0) sleep_ms(1);  // its heap is made
+    Holder regions([] { vm::region_lock.lock(); }, [] { vm::region_lock.unlock(); });
+    may_grow.store(true);  // from here on it will wait for the regions with the lock of the pool held
     for (unsigned seen = ~0u; seen != taken.load(); sleep_ms(50)) seen = taken.load();
     status = in_child([&] {
       if (!mine.is_intact(3000)) return 1;

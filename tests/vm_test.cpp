@@ -329,7 +329,7 @@ TEST_CASE("P8 a run of chunks that no region can hold is refused and nothing cha
 TEST_CASE("a dirty list gives the oldest chunk, after its delay and its second chances", "[vm]") {
   ChunkRecord chunks[3] = {};
   DirtyList list;
-  for (ChunkRecord& chunk : chunks) chunk.dirty_pages = 1;
+  for (ChunkRecord& chunk : chunks) chunk.dirty_pages = chunk.used_pages = 1;
   list.update(chunks[0], 100);
   list.update(chunks[1], 110);
   list.update(chunks[2], 120);

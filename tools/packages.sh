@@ -1,7 +1,7 @@
 # Installs Debian and Ubuntu packages that are missing, and nothing else. Sourced by tools/check and tools/quickstart.
 # A package is written NAME, or FIRST|SECOND where the distributions differ; one of them has to be there.
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
 package_installed() {

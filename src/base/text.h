@@ -118,15 +118,19 @@ class Text {
     while (start > 0 && data_[start - 1] != '\n') --start;
     return start;
   }
+  // Written in place from the last digit to the first; those that do not fit are the last ones.
   Text& append_digits(std::uint64_t value, unsigned base, unsigned digits_min) noexcept {
-    char digits[kDigitsMax];
-    std::size_t first = kDigitsMax;
+    std::size_t count = 0;
+    for (std::uint64_t rest = value; rest != 0; rest /= base) ++count;
     const std::size_t width = digits_min > kDigitsMax ? kDigitsMax : digits_min;
-    while (first != 0 && (value != 0 || kDigitsMax - first < width)) {
-      digits[--first] = "0123456789abcdef"[value % base];
-      value /= base;
+    if (count < width) count = width;
+    const std::size_t room = fitting(count);
+    for (std::size_t i = count; i-- > 0; value /= base) {
+      if (i < room) data_[size_ + i] = "0123456789abcdef"[value % base];
     }
-    return append(std::string_view(&digits[first], kDigitsMax - first));
+    size_ += room;
+    terminate();
+    return *this;
   }
 
   char* data_;

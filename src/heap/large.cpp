@@ -201,22 +201,29 @@ LargeRecord* open_block(std::size_t size_bytes, std::size_t align_bytes) noexcep
 // Moves all that is committed of one block to the start of another, of which nothing is committed there. The
 // kernel moves one mapping at a time, and pages that were moved before do not join the mapping of the pages
 // behind them. As a block is committed to the end of its slot before it moves, those borders are powers of
-// two. Hence: all at once, or else piece by piece between powers of two, copying what cannot be moved.
+// two. Hence: all at once, or else piece by piece between powers of two, copying what cannot be moved;
+// move_pieces tells whether memory stayed behind that the system would not take back.
+bool move_pieces(const LargeRecord& from, const LargeRecord& to, std::size_t size_bytes) noexcept {
+  bool is_left_behind = false;
+  std::size_t end = kPieceBytesMin;
+  for (std::size_t done = 0; done < size_bytes; end *= 2) {
+    const std::size_t piece = (end < size_bytes ? end : size_bytes) - done;
+    if (!os::move_pages(from.base + done, to.base + done, piece)) {
+      std::memcpy(to.base + done, from.base + done, piece);
+      is_left_behind = !os::decommit(from.base + done, piece) || is_left_behind;
+    }
+    done += piece;
+  }
+  return is_left_behind;
+}
+
 bool move_contents(LargeRecord& from, LargeRecord& to) noexcept {
   const std::size_t size_bytes = from.committed_bytes;
   bool is_left_behind = false;
   if (!os::move_pages(from.base, to.base, size_bytes)) {
     // Only worth it where there are several mappings. With the destination committed no piece can fail.
     if (!from.is(LargeRecord::kMoved) || !os::commit(to.base, size_bytes)) return false;
-    std::size_t end = kPieceBytesMin;
-    for (std::size_t done = 0; done < size_bytes; end *= 2) {
-      const std::size_t piece = (end < size_bytes ? end : size_bytes) - done;
-      if (!os::move_pages(from.base + done, to.base + done, piece)) {
-        std::memcpy(to.base + done, from.base + done, piece);
-        is_left_behind = !os::decommit(from.base + done, piece) || is_left_behind;
-      }
-      done += piece;
-    }
+    is_left_behind = move_pieces(from, to, size_bytes);
   }
   // The memory went along, and with it its place in the ledger, unless the system would not take it back.
   if (to.committed_bytes < size_bytes) to.committed_bytes = size_bytes;
