@@ -1,6 +1,6 @@
-// Fuzz target of the heap: the input is a program of allocation calls over 32 places. Every block carries a pattern
-// of its place; a wrong byte, an overlap, a misaligned block or a structure that does not validate ends the run.
-// Built with -Dfuzz=enabled and clang; run as: fuzz_heap [CORPUS] [-max_total_time=60]
+// Fuzz target of the heap: the input is a program of allocation calls over 32 places. Every block carries a
+// pattern of its place; a wrong byte, an overlap, a misaligned block or a structure that does not validate
+// ends the run. Built with -Dfuzz=enabled and clang; run as: fuzz_heap [CORPUS] [-max_total_time=60]
 #include <glebe/glebe.h>
 
 #include <array>
@@ -68,13 +68,20 @@ class Program {
   void step(unsigned call, std::size_t place, Input& input) {
     switch (call) {
       case 0:
-      case 1: return put(place, glebe_malloc(last_ = input.size()), 16);
-      case 2: return put_zeroed(place, input.size());
-      case 3: return put_aligned(place, input);
-      case 4: return resize(place, input.size());
-      case 5: return put_in_heap(place, input.size());
-      case 6: return release(place);
-      default: return call_rare(input.byte());
+      case 1:
+        return put(place, glebe_malloc(last_ = input.size()), 16);
+      case 2:
+        return put_zeroed(place, input.size());
+      case 3:
+        return put_aligned(place, input);
+      case 4:
+        return resize(place, input.size());
+      case 5:
+        return put_in_heap(place, input.size());
+      case 6:
+        return release(place);
+      default:
+        return call_rare(input.byte());
     }
   }
 
@@ -97,7 +104,9 @@ class Program {
   void put_zeroed(std::size_t place, std::size_t size) {
     last_ = size;
     auto* block = static_cast<unsigned char*>(glebe_calloc(1, size));
-    for (std::size_t i = 0; block != nullptr && i < size; i += i < kCheckedBytes ? 1 : 509) require(block[i] == 0);
+    for (std::size_t i = 0; block != nullptr && i < size; i += i < kCheckedBytes ? 1 : 509) {
+      require(block[i] == 0);
+    }
     put(place, block, 16);
   }
 

@@ -1,6 +1,6 @@
 """Installs a build into a scratch folder and uses it as a stranger would: by pkg-config, by CMake, with the
-archive on the command line and, with --subproject, from a Meson project. Each way builds a program that must keep
-libc's malloc, or programs that must run on glebe's, and runs them.
+archive on the command line and, with --subproject, from a Meson project. Each way builds a program that must
+keep libc's malloc, or programs that must run on glebe's, and runs them.
 Usage: check_packages.py --build FOLDER [--subproject]"""
 import argparse
 import os

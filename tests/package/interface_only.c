@@ -1,5 +1,5 @@
-/* A program that takes the C interface without the replacement of malloc: exits 0 when glebe's blocks are glebe's
-   and malloc's are not. */
+/* A program that takes the C interface without the replacement of malloc: exits 0 when glebe's blocks are
+   glebe's and malloc's are not. */
 #include <glebe/glebe.h>
 #include <stdlib.h>
 
