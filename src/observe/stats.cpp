@@ -1,4 +1,6 @@
 // Collects the numbers of the layers below into one snapshot. No state but the counter of failed allocations.
+#include <algorithm>
+
 #include "platform/process.h"
 #include "platform/vm.h"
 #include "src/heap/large.h"
@@ -36,8 +38,9 @@ void add_small(Snapshot& to) noexcept {
 void add_medium_cached(Snapshot& to) noexcept {
   for (const heap::Heap* heap = heap::first_heap(); heap != nullptr; heap = heap->next_heap) {
     for (const heap::Span& span : heap->spans) {
-      to.medium_cached_bytes += span.pages * vm::kPageBytes;
-      to.medium_cached_blocks += span.pages != 0 ? 1 : 0;
+      const std::uint32_t pages = heap::peek(span.pages);
+      to.medium_cached_bytes += pages * vm::kPageBytes;
+      to.medium_cached_blocks += pages != 0 ? 1 : 0;
     }
   }
 }
@@ -46,8 +49,8 @@ void add_medium(Snapshot& to) noexcept {
   to.medium_cached_bytes = to.medium_cached_blocks = 0;
   add_medium_cached(to);
   const heap::MediumStats medium = heap::medium_stats();
-  to.medium_live_bytes = medium.live_bytes - to.medium_cached_bytes;
-  to.medium_live_blocks = medium.live_blocks - to.medium_cached_blocks;
+  to.medium_live_bytes = medium.live_bytes - std::min(to.medium_cached_bytes, medium.live_bytes);
+  to.medium_live_blocks = medium.live_blocks - std::min(to.medium_cached_blocks, medium.live_blocks);
   to.medium_free_bytes = medium.free_bytes;
   to.medium_dirty_bytes = medium.dirty_bytes;
   to.medium_largest_free_bytes = medium.largest_free_bytes;
