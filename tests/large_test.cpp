@@ -12,6 +12,7 @@
 #include "platform/process.h"
 #include "platform/vm.h"
 #include "src/heap/large_table.h"
+#include "src/heap/reclaim.h"
 #include "src/vm/chunk.h"
 #include "src/vm/ledger.h"
 #include "tests/catch.h"
@@ -55,14 +56,18 @@ bool marks_hold(const std::byte* block, std::size_t size_bytes, std::size_t stri
 std::size_t committed() { return vm::ledger.committed_bytes.load() - vm::ledger.metadata_bytes.load(); }
 std::size_t dirty() { return vm::ledger.dirty_bytes.load(); }
 
-// Frees what earlier tests left in the idle cache, so that a test starts from nothing.
+bool has_slots() { return vm::ensure_primary() && vm::regions[0].large.base != nullptr; }
+
+// Gives back what earlier tests left free anywhere, so that a test starts from nothing: a large block that is
+// refused would give it back in the middle.
 struct CleanHeap {
-  CleanHeap() { heap::large_trim(); }
+  CleanHeap() {
+    static_cast<void>(vm::ensure_primary());
+    static_cast<void>(heap::release_free_memory());
+  }
   ~CleanHeap() { heap::large_trim(); }
   SmallPages small_pages;
 };
-
-bool has_slots() { return vm::ensure_primary() && vm::regions[0].large.base != nullptr; }
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-# Installs Debian and Ubuntu packages that are missing, and nothing else. Sourced by tools/check and tools/quickstart.
+# Installs Debian and Ubuntu packages that are missing, and nothing else. Sourced by check and quickstart.
 # A package is written NAME, or FIRST|SECOND where the distributions differ; one of them has to be there.
 
 say() { printf '%s\n' "$@"; }
