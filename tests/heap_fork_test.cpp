@@ -184,11 +184,11 @@ TEST_CASE("with the lock of the regions and of the granule pool held the child g
   constexpr unsigned kGrow = 4000;  // blocks of 32 KiB, which need new chunks
   std::vector<void*> grown;
   std::atomic<unsigned> taken{0};
+  std::atomic<bool> may_grow{false};
   std::thread grower;
   int status = -1;
   bool was_waiting = false;
   {
-    std::atomic<bool> may_grow{false};
     grower = std::thread([&] {
       for (unsigned i = 0; i < kGrow; ++i) {
         grown.push_back(allocate(32'768));
