@@ -14,6 +14,7 @@
 #include "src/vm/directory.h"
 #include "src/vm/region.h"
 #include "tests/heap_calls.h"
+#include "tests/heap_child.h"
 
 #include "tests/catch.h"
 #include "tests/random.h"
@@ -22,23 +23,6 @@ using namespace glebe;
 using namespace glebe::heap;
 
 namespace {
-
-constexpr unsigned kChildSeconds = 30;  // a child that hangs is killed
-
-// Runs `body` in a child; 0 when it returned 0.
-template <class Body>
-int in_child(Body body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    for (const int number : {SIGSEGV, SIGABRT, SIGBUS, SIGALRM}) std::signal(number, SIG_DFL);
-    ::alarm(kChildSeconds);
-    ::_exit(body());
-  }
-  int status = -1;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
 
 // Another thread that holds something while it is wanted.
 class Holder {

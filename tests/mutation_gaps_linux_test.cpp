@@ -10,6 +10,7 @@
 
 #include "src/vm/region.h"
 #include "tests/heap_calls.h"
+#include "tests/heap_child.h"
 
 #include "tests/catch.h"
 
@@ -18,7 +19,6 @@ using namespace glebe::heap;
 
 namespace {
 
-constexpr unsigned kChildSeconds = 10;  // a child that hangs is killed
 constexpr std::size_t kSlabBlockBytes = 32'768;
 
 // Takes new slabs of every class. 0 when all of them were to be had.
@@ -32,19 +32,6 @@ int take_slabs_in_child() {
   }
   static_cast<void>(trim());
   return validate() ? 0 : 2;
-}
-
-int run_in_child(int (*body)()) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    for (const int number : {SIGSEGV, SIGABRT, SIGBUS, SIGALRM}) std::signal(number, SIG_DFL);
-    ::alarm(kChildSeconds);
-    ::_exit(body());
-  }
-  int status = -1;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
 // Holds the lock of the regions for a scope, in a thread of its own: a lock that the forking thread holds
@@ -120,7 +107,7 @@ TEST_CASE("mut-G04 a child that was forked while slabs were growing makes slabs 
     Grower grower;
     RegionHolder holder;
     was_waiting = grower.grow_until_it_waits();
-    status = run_in_child(take_slabs_in_child);
+    status = in_child(take_slabs_in_child);
   }
   REQUIRE(was_waiting);
   REQUIRE(status == 0);

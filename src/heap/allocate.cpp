@@ -150,7 +150,7 @@ void free_small(void* block, std::uintptr_t entry) {
 }
 
 void free_big(void* block, std::uintptr_t entry) {
-  if (settings.debug_fill || settings.zero_on_free) {
+  if (is_checked()) {
     const std::size_t bytes = usable_bytes(block);
     fill(block, bytes, settings.debug_fill ? kFillFreed : 0);
   }

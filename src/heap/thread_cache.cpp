@@ -1,6 +1,7 @@
 #include "src/heap/thread_cache.h"
 
 #include <cstring>
+#include <utility>
 
 #include "platform/process.h"
 #include "src/base/check.h"
@@ -198,9 +199,7 @@ void merge_metered(Heap& heap) {
     if (metered.top == metered.base) continue;
     Slot& slot = heap.slots.slot[c];
     if (slot.top == slot.base) {
-      const Slot kept = slot;
-      slot = metered;
-      metered = kept;
+      std::swap(slot, metered);
     } else if (lock_heap(heap)) {
       flush_slot(heap, metered);
       heap.lock.unlock();
@@ -252,9 +251,7 @@ void* next_block(Heap& heap, unsigned size_class, bool* is_zero) noexcept {
   if (ThreadBank::get() == &heap.metered && slot.top != slot.base) {
     Slot& metered = heap.metered.slot[size_class];
     if (metered.top == metered.base) {
-      const Slot kept = slot;
-      slot = metered;
-      metered = kept;
+      std::swap(slot, metered);
     }
   }
   return block;
