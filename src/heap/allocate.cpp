@@ -14,14 +14,13 @@
 #include "src/heap/remote.h"
 #include "src/heap/small.h"
 #include "src/heap/thread_cache.h"
+#include "src/vm/pageable.h"
 
 namespace glebe::heap {
 
 constinit Settings settings;
 
 namespace {
-
-bool is_checked() { return settings.debug_fill || settings.zero_on_free; }
 
 // Marks the heap as changing for the scope (fork.h). Plain stores in program order: only a snapshot of this
 // thread's writes is ever looked at.
@@ -54,7 +53,15 @@ void* take_under_lock(Heap& heap, unsigned size_class, bool* is_zero) {
   return taken != 0 ? block : nullptr;
 }
 
+// Far above the budget of the paging tier: lets it catch up, before anything here is locked.
+void wait_under_pressure() {
+  if (!vm::paging_pressure.load(std::memory_order_relaxed)) [[likely]]
+    return;
+  if (const vm::PagingHooks* hooks = vm::paging(); hooks != nullptr) hooks->wait_for_room();
+}
+
 void* allocate_small(unsigned size_class, bool* is_zero) {
+  wait_under_pressure();
   Heap* heap = own_heap();
   if (heap != nullptr && !heap->in_slow_path) [[likely]] {
     SlowPath scope(*heap);
@@ -85,6 +92,10 @@ void* allocate_span(std::size_t size_bytes) {
 }
 
 bool free_span(void* block) {
+  const vm::PagingHooks* hooks = vm::paging();
+  // A block whose contents are elsewhere is freed for good, so that nothing has to be paged in for its next
+  // owner.
+  if (hooks != nullptr && hooks->paged_out_pages(static_cast<std::byte*>(block), 64) != 0) return false;
   Heap* heap = own_heap();
   if (heap == nullptr || heap->in_slow_path || is_checked()) return false;
   SlowPath scope(*heap);
@@ -95,6 +106,7 @@ bool free_span(void* block) {
 
 void* allocate_big(std::size_t size_bytes, std::size_t align_bytes, std::uint16_t owner, bool* is_zero) {
   if (size_bytes > PTRDIFF_MAX) return nullptr;
+  wait_under_pressure();
   if (size_bytes <= kSpanBytesMax && align_bytes <= vm::kPageBytes && owner == 0) {
     if (void* block = allocate_span(size_bytes)) return block;
   }

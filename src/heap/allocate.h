@@ -107,4 +107,7 @@ struct Settings {
 };
 extern constinit Settings settings;
 
+// Whether an option asks for checks or clearing with every call: then nothing is cached.
+[[nodiscard]] inline bool is_checked() noexcept { return settings.debug_fill || settings.zero_on_free; }
+
 }  // namespace glebe::heap

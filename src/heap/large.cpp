@@ -15,6 +15,7 @@
 #include "src/heap/reclaim.h"
 #include "src/vm/chunk.h"
 #include "src/vm/ledger.h"
+#include "src/vm/pageable.h"
 
 namespace glebe::heap {
 namespace {
@@ -107,8 +108,8 @@ std::size_t close(LargeRecord& record) noexcept {
   bool is_gone = committed == 0 || record.is(LargeRecord::kReservation);
   bool is_purged = is_gone;
   if (!is_gone) {
-    is_gone = os::decommit(record.base, committed);
-    is_purged = is_gone || os::purge(record.base, committed);
+    is_gone = vm::decommit_memory(record.base, committed);
+    is_purged = is_gone || vm::purge_memory(record.base, committed);
   }
   LargeTable::Addresses released;
   {
@@ -165,7 +166,7 @@ bool commit_to(LargeRecord& record, std::size_t end_bytes) noexcept {
 void cut_tail(LargeRecord& record, std::size_t size_bytes) noexcept {
   const std::size_t tail = record.committed_bytes - size_bytes;
   if (record.committed_bytes < size_bytes || tail < kTailBytesMin) return;
-  if (os::decommit(record.base + size_bytes, tail)) {
+  if (vm::decommit_memory(record.base + size_bytes, tail)) {
     vm::ledger_decommit(tail);
     record.committed_bytes = size_bytes;
     if (record.touched_bytes > size_bytes) record.touched_bytes = size_bytes;
@@ -284,11 +285,24 @@ LargeRecord* live_record(const void* address) noexcept {
   return record != nullptr && record->state == LargeState::live && record->base == address ? record : nullptr;
 }
 
+// What is paged out of a block that was just freed is dropped unread.
+void drop_paged_out(const LargeRecord& record) noexcept {
+  const vm::PagingHooks* hooks = vm::paging();
+  if (hooks == nullptr) return;
+  constexpr std::size_t kStepPages = 64;
+  const std::size_t pages = record.committed_bytes / vm::kPageBytes;
+  for (std::size_t done = 0; done < pages; done += kStepPages) {
+    const std::size_t here = pages - done < kStepPages ? pages - done : kStepPages;
+    hooks->drop_paged_out(record.base + done * vm::kPageBytes, static_cast<unsigned>(here));
+  }
+}
+
 // Takes a live block out of use: it becomes idle, or closing and part of `closing`, together with idle blocks
 // that are too much now. Lock held.
 void retire(LargeRecord& record, List<LargeRecord>& closing) noexcept {
   uncount_live(record, LargeState::closing);
   ++large.stats.frees;
+  drop_paged_out(record);
   record.touched_bytes = record.committed_bytes;
   if (record.committed_bytes > kIdleBlockMax || large.table.is_frozen()) {
     closing.push_back(&record);
@@ -391,6 +405,8 @@ bool large_resize(void* address, std::size_t new_size_bytes) noexcept {
 
 void* large_move(void* address, std::size_t new_size_bytes) noexcept {
   if (new_size_bytes == 0 || new_size_bytes > kSizeMax - vm::kPageBytes) return nullptr;
+  // mremap(2) would take missing pages to a place where nobody knows what belongs there: the caller copies.
+  if (vm::paging() != nullptr) return nullptr;
   const std::size_t size = align_up(new_size_bytes, vm::kPageBytes);
   LargeRecord* from;
   LargeRecord* to;

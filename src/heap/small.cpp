@@ -6,6 +6,7 @@
 #include "src/heap/granule_pool.h"
 #include "src/heap/misuse.h"
 #include "src/vm/directory.h"
+#include "src/vm/pageable.h"
 
 namespace glebe::heap {
 namespace {
@@ -77,9 +78,29 @@ void release_slab(Heap& heap, SlabRecord& slab) {
   give_granules(slab.start, info.granules);
 }
 
+// With paging on: the fullest of the first few slabs that are all in memory, so that nothing has to be paged
+// in to allocate. Without one among them, none, unless there are so many that the free blocks in them
+// outweigh a new slab.
+SlabRecord* choose_present(const vm::PagingHooks& hooks, const Heap& heap, unsigned size_class) {
+  constexpr unsigned kLooked = 16;
+  const unsigned pages = class_infos[size_class].granules * unsigned{vm::kGranuleBytes / vm::kPageBytes};
+  SlabRecord* best = nullptr;
+  SlabRecord* emptiest = nullptr;
+  unsigned looked = 0;
+  for (SlabRecord* slab = heap.available[size_class]; looked < kLooked && slab != nullptr;
+       ++looked, slab = slab->next_available) {
+    if (emptiest == nullptr || slab->blocks.free_count > emptiest->blocks.free_count) emptiest = slab;
+    if (hooks.paged_out_pages(slab->start, pages) != 0) continue;
+    if (best == nullptr || slab->blocks.free_count < best->blocks.free_count) best = slab;
+  }
+  return best == nullptr && looked == kLooked ? emptiest : best;
+}
+
 // The slab to take from: the fullest of the first few, the lowest address on ties, so that sparse slabs can
 // empty.
 SlabRecord* choose_slab(const Heap& heap, unsigned size_class) {
+  if (const vm::PagingHooks* hooks = vm::paging(); hooks != nullptr)
+    return choose_present(*hooks, heap, size_class);
   SlabRecord* best = heap.available[size_class];
   if (best == nullptr) return nullptr;
   SlabRecord* slab = best->next_available;
@@ -124,6 +145,19 @@ void settle(Heap& heap, SlabRecord& slab) {
   if (!slab.blocks.is_empty()) return;
   const bool is_last = slab.next_available == nullptr && slab.previous_available == nullptr;
   if (!is_last || heap.state.load(std::memory_order_relaxed) == HeapState::orphan) release_slab(heap, slab);
+}
+
+// Whether every block that overlaps the page is free.
+bool is_page_free(const SlabRecord& slab, const std::byte* page) {
+  const std::uint32_t bytes = class_infos[slab.size_class].block_bytes;
+  const auto offset = static_cast<std::uint32_t>(page - slab.start);
+  const std::uint64_t* bitmap = bitmap_of(slab);
+  std::uint32_t index = offset / bytes;
+  const std::uint32_t last = (offset + std::uint32_t{vm::kPageBytes} - 1) / bytes;
+  for (; index <= last && index < slab.blocks.block_count; ++index) {
+    if ((bitmap[index / placement::kWordBits] >> (index % placement::kWordBits) & 1) == 0) return false;
+  }
+  return true;
 }
 
 // The slab that a batch of blocks goes back to, block after block, and the word of its bitmap that is being
@@ -233,6 +267,33 @@ std::size_t release_empty_slabs(Heap& heap) noexcept {
     release_slab(heap, *slab);
   }
   return granules;
+}
+
+void visit_free_pages(std::byte* granule,
+                      void (*give_back)(void* context, std::byte* page, unsigned page_count),
+                      void* context) noexcept {
+  const std::uintptr_t entry = vm::entry_of(granule);
+  if (entry <= vm::kEntryMedium || settings.debug_fill)
+    return;  // the fill patterns of free blocks are checked
+  Heap& heap = *heap_of_entry(entry);
+  if (heap.lock.held_by_me() || !heap.lock.try_lock()) return;
+  const bool is_still_so =
+      vm::entry_of(granule) == entry && heap.state.load(std::memory_order_relaxed) != HeapState::frozen;
+  if (is_still_so) {
+    const SlabRecord& slab = *slab_of(granule, class_of_entry(entry));
+    constexpr unsigned kPages = vm::kGranuleBytes / vm::kPageBytes;
+    for (unsigned first = 0; first < kPages && slab.blocks.free_count != 0;) {
+      if (!is_page_free(slab, granule + first * vm::kPageBytes)) {
+        ++first;
+        continue;
+      }
+      unsigned stop = first + 1;
+      while (stop < kPages && is_page_free(slab, granule + stop * vm::kPageBytes)) ++stop;
+      give_back(context, granule + first * vm::kPageBytes, stop - first);
+      first = stop;
+    }
+  }
+  heap.lock.unlock();
 }
 
 void release_all_slabs(Heap& heap) noexcept {

@@ -46,6 +46,14 @@ void put_blocks(Heap& heap, void* const* blocks, unsigned count) noexcept;
 // Releases every slab that is wholly free. Returns the number of granules given back.
 std::size_t release_empty_slabs(Heap& heap) noexcept;
 
+// For the paging tier: calls give_back(context, page, page_count) for runs of os pages in the granule at
+// `granule` that hold no taken block, with the lock of their heap held, so that none of these blocks is
+// handed out meanwhile. Nothing happens when the granule is not part of a slab, or when the lock of its heap
+// is taken. Takes that lock itself.
+void visit_free_pages(std::byte* granule,
+                      void (*give_back)(void* context, std::byte* page, unsigned page_count),
+                      void* context) noexcept;
+
 // Releases every slab, with live blocks or without.
 void release_all_slabs(Heap& heap) noexcept;
 

@@ -235,8 +235,6 @@ Span& make_room(Heap& heap, std::uint32_t pages) {
   return oldest;
 }
 
-bool always_closed() { return settings.debug_fill || settings.zero_on_free; }
-
 }  // namespace
 
 void* next_block(Heap& heap, unsigned size_class, bool* is_zero) noexcept {
@@ -316,7 +314,7 @@ void tick(Heap& heap) noexcept {
   if (now_ms == heap.last_tick_ms) {
     // Much can be freed within one tick of the clock: from now on the clock is looked at.
     if (is_pending && ThreadBank::get() == &heap.slots) return set_mode(heap, Mode::closed);
-    if (!is_closed || always_closed() || ++heap.closed_passes < kClosedPassesMax) return;
+    if (!is_closed || is_checked() || ++heap.closed_passes < kClosedPassesMax) return;
     return set_mode(heap, is_pending ? Mode::metered : Mode::open);
   }
   heap.last_tick_ms = now_ms;
@@ -335,7 +333,7 @@ void tick(Heap& heap) noexcept {
     trim_caches(heap);
   }
   maintain(now);
-  set_mode(heap, is_pending || always_closed() ? Mode::closed : Mode::open);
+  set_mode(heap, is_pending || is_checked() ? Mode::closed : Mode::open);
 }
 
 bool is_purge_pending() noexcept {

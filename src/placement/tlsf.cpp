@@ -269,6 +269,21 @@ Run Tlsf::shrink(std::uint32_t first, std::uint32_t new_length) noexcept {
   return freed;
 }
 
+Run Tlsf::split(std::uint32_t first, std::uint32_t length) noexcept {
+  if (!has_state(first, kAllocated)) return refuse(refusal(first));
+  Tag& own = tags_[first];
+  if (length == 0 || length >= own.length) return refuse(Status::bad_argument);
+  const std::uint32_t second = first + length;
+  const std::uint32_t rest = own.length - length;
+  Tag& other = tags_[second];
+  other.length = rest;
+  other.owner = 0;
+  other.mark = 0;
+  other.state = bits((other.state & kBarrier) | kAllocated);
+  own.length = length;
+  return Run{second, rest, Status::ok};
+}
+
 std::uint32_t Tlsf::take_free_run(std::uint32_t first) noexcept {
   if (!has_state(first, kFree)) return 0;
   Tag& own = tags_[first];
@@ -347,6 +362,40 @@ Status Tlsf::extend_range(std::uint32_t first, std::uint32_t count, std::uint32_
   const Run freed = free(end);
   tags_[end].state &= bits(~unsigned{kFormer});
   return freed.status;
+}
+
+Status Tlsf::shrink_range(std::uint32_t first, std::uint32_t count, std::uint32_t removed) noexcept {
+  if (count == 0 || !has_state(first, kRangeFirst)) return Status::out_of_range;
+  if (count > lowest_ + extent_ - first) return Status::out_of_range;
+  const std::uint32_t last = first + count - 1;
+  if ((tags_[last].state & kRangeLast) == 0) return Status::out_of_range;
+  if (removed == 0 || removed >= count) return Status::bad_argument;
+  if ((tags_[last].state & kFreeEnd) == 0 || tags_[last].length < removed) return Status::in_use;
+  const std::uint32_t length = tags_[last].length;
+  const std::uint32_t start = last + 1 - length;
+  const std::uint32_t kept = length - removed;
+  unlink(start, length);
+  // The barrier moves to the new end.
+  tags_[last].state &= bits(~unsigned{kRangeLast | kFreeEnd});
+  tags_[last - removed].state |= kRangeLast;
+  if (kept != 0) {
+    tags_[start].length = kept;
+    tags_[last - removed].length = kept;
+    tags_[last - removed].state |= kFreeEnd;
+    insert(start, kept);
+  } else {
+    tags_[start].state &= bits(~unsigned{kFree});
+  }
+  range_units_ -= removed;
+  free_units_ -= removed;
+  return Status::ok;
+}
+
+std::uint32_t Tlsf::free_at_end(std::uint32_t first, std::uint32_t count) const noexcept {
+  if (count == 0 || !has_state(first, kRangeFirst) || count > lowest_ + extent_ - first) return 0;
+  const Tag& last = tags_[first + count - 1];
+  constexpr unsigned kEnd = kRangeLast | kFreeEnd;
+  return (last.state & kEnd) == kEnd ? last.length : 0;
 }
 
 Status Tlsf::remove_range(std::uint32_t first, std::uint32_t count) noexcept {

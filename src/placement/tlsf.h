@@ -80,6 +80,14 @@ class Tlsf {
   // them.
   [[nodiscard]] Status remove_range(std::uint32_t first, std::uint32_t count) noexcept;
 
+  // Takes the last `removed` units off a range, exactly as it is so far; they can be added again by
+  // extend_range(). in_use: not all of them are free; bad_argument: none, or all units of the range
+  // (remove_range() does that); out_of_range: not a range of this engine.
+  [[nodiscard]] Status shrink_range(std::uint32_t first, std::uint32_t count,
+                                    std::uint32_t removed) noexcept;
+  // How many units are free at the end of a range; 0 when it is none of this engine.
+  [[nodiscard]] std::uint32_t free_at_end(std::uint32_t first, std::uint32_t count) const noexcept;
+
   // A run of `length` units, the first one a multiple of `align_units` (a power of two; unit 0 is aligned to
   // everything). bad_argument: length 0, or not a power of two; too_large: above the capacity; exhausted: no
   // room. A run that fits is found as long as no bin that may hold one has more than kLastResortRuns runs.
@@ -97,6 +105,10 @@ class Tlsf {
   // one.
   [[nodiscard]] Run grow_in_place(std::uint32_t first, std::uint32_t new_length) noexcept;
   [[nodiscard]] Run shrink(std::uint32_t first, std::uint32_t new_length) noexcept;
+
+  // Cuts a run that is handed out behind its first `length` units; both parts are runs that are handed out and
+  // freed on their own. The answer is the second part. bad_argument: one part would be empty.
+  [[nodiscard]] Run split(std::uint32_t first, std::uint32_t length) noexcept;
 
   // Takes exactly the free run that starts here out of the bins, so that it is neither placed nor merged, and
   // returns its length; 0 when no free run starts here. put_back() makes it free again and answers like

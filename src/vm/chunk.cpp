@@ -1,15 +1,20 @@
 // Acquiring, committing, purging and releasing chunks.
 #include "src/vm/chunk.h"
 
+#include <bit>
+
 #include "platform/process.h"
 #include "platform/vm.h"
 #include "src/base/check.h"
 #include "src/vm/directory.h"
 #include "src/vm/ledger.h"
+#include "src/vm/pageable.h"
 
 namespace glebe::vm {
 
 constinit ChunkPolicy chunk_policy;
+constinit std::atomic<const PagingHooks*> paging_hooks{nullptr};
+constinit std::atomic<bool> paging_pressure{false};
 
 namespace {
 
@@ -64,12 +69,12 @@ void forget_touched(ChunkRecord& chunk) {
 // Decommits the committed prefix, or at least purges it; says how much stays committed in the record.
 void empty_chunk(ChunkRecord& chunk) {
   if (chunk.committed_bytes == 0) return;
-  if (os::decommit(chunk.base, kChunkBytes)) {
+  if (decommit_memory(chunk.base, kChunkBytes)) {
     ledger_decommit(chunk.committed_bytes);
     ledger.chunk_committed_bytes.fetch_sub(chunk.committed_bytes, std::memory_order_relaxed);
     chunk.committed_bytes = 0;
     forget_touched(chunk);
-  } else if (os::purge(chunk.base, chunk.committed_bytes)) {
+  } else if (purge_memory(chunk.base, chunk.committed_bytes)) {
     forget_touched(chunk);
   }
 }
@@ -110,6 +115,17 @@ void for_each_mask(unsigned first, unsigned count, Apply apply) {
     first += here;
     count -= here;
   }
+}
+
+// Of pages that were just freed: what is paged out is dropped unread, and reads as zero.
+void drop_paged_out(const PagingHooks& hooks, ChunkRecord& chunk, unsigned first, unsigned count) {
+  for_each_mask(first, count, [&](unsigned word, std::uint64_t mask) {
+    const auto bit = static_cast<unsigned>(std::countr_zero(mask));
+    std::byte* page = chunk.base + (word * 64 + bit) * kPageBytes;
+    const std::uint64_t dropped = hooks.drop_paged_out(page, count_bits(mask)) << bit & chunk.touched[word];
+    chunk.touched[word] &= ~dropped;
+    account_touched(0, count_bits(dropped));
+  });
 }
 
 // Times the first touch of a huge page: memory compaction in the kernel can take milliseconds, and then the
@@ -213,6 +229,7 @@ bool take_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
 
 void give_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
   CHECK(chunk.used_pages >= count);
+  if (const PagingHooks* hooks = paging(); hooks != nullptr) drop_paged_out(*hooks, chunk, first, count);
   account_dirty(chunk, touched_pages(chunk, first, count), 0);
   chunk.used_pages = static_cast<std::uint16_t>(chunk.used_pages - count);
   chunk.active = true;
@@ -229,7 +246,7 @@ unsigned touched_pages(const ChunkRecord& chunk, unsigned first, unsigned count)
 bool purge_pages(ChunkRecord& chunk, unsigned first, unsigned count) noexcept {
   const unsigned touched = touched_pages(chunk, first, count);
   if (touched == 0) return true;
-  if (!os::purge(chunk.base + first * kPageBytes, count * kPageBytes)) return false;
+  if (!purge_memory(chunk.base + first * kPageBytes, count * kPageBytes)) return false;
   for_each_mask(first, count, [&](unsigned word, std::uint64_t mask) { chunk.touched[word] &= ~mask; });
   account_dirty(chunk, 0, touched);
   account_touched(0, touched);

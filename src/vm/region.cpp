@@ -38,9 +38,10 @@ struct Shape {
 
 // What is asked for, one after the other, until the system agrees.
 constexpr Shape kLadder[] = {
-    {8 * kTiB, 41}, {1 * kTiB, 36}, {64 * kGiB, 0}, {4 * kGiB, 0}, {1 * kGiB, 0}, {256 * kMiB, 0},
-    {64 * kMiB, 0}, {32 * kMiB, 0}, {16 * kMiB, 0}, {4 * kMiB, 0}, {2 * kMiB, 0},
+    {8 * kTiB, 41},  {1 * kTiB, 36}, {64 * kGiB, 33}, {64 * kGiB, 0}, {4 * kGiB, 0}, {1 * kGiB, 0},
+    {256 * kMiB, 0}, {64 * kMiB, 0}, {32 * kMiB, 0},  {16 * kMiB, 0}, {4 * kMiB, 0}, {2 * kMiB, 0},
 };
+constexpr std::size_t kReserveCostMax = 64 * kMiB;  // of memory that addresses alone may take
 constexpr std::size_t kAddressSpaceShare = 8;  // at most this fraction of a limited address space at a time
 
 std::size_t metadata_bytes_for(std::size_t chunk_bytes) {
@@ -79,6 +80,8 @@ bool reserve_region(Region& region, const Shape& shape) {
   for (unsigned i = 0; i < kTableCount; ++i) front += table_bytes(i, chunk_count);
   const std::size_t front_aligned = align_up(front, kChunkBytes);
   const std::size_t total = large.size_bytes() + front_aligned + shape.chunk_bytes;
+  // Unless the size was asked for.
+  if (requested_chunk_space_bytes == 0 && os::reserve_cost_bytes(total) > kReserveCostMax) return false;
   const std::size_t alignment =
       large.subrange_count != 0 ? std::size_t{1} << large.subrange_shift : kChunkBytes;
   auto* base = static_cast<std::byte*>(os::reserve(total, alignment));
