@@ -16,6 +16,11 @@ namespace glebe::os {
 // refuses. `align_bytes` is a power of two >= page_bytes(). No commit charge, no reserve accounting.
 [[nodiscard]] void* reserve(std::size_t size_bytes, std::size_t align_bytes) noexcept;
 
+// Memory that a reservation of this size takes by itself, in bytes. 0 on Linux and Windows, where addresses
+// cost nothing until they are used; not so under wine. Not before main() on Windows: the answer may be 0
+// there.
+[[nodiscard]] std::size_t reserve_cost_bytes(std::size_t size_bytes) noexcept;
+
 // Gives a whole reservation back: the same base and size as reserve() returned and took.
 void release(void* base, std::size_t size_bytes) noexcept;
 

@@ -57,6 +57,11 @@ bool set_fork_hook(void (*in_child)()) noexcept {
   return ::pthread_atfork(nullptr, nullptr, in_child) == 0;
 }
 
+bool set_fork_hooks(void (*before)(), void (*in_parent)(), void (*in_child)()) noexcept {
+  const ErrnoScope errno_scope;
+  return ::pthread_atfork(before, in_parent, in_child) == 0;
+}
+
 unsigned cpu_count() noexcept {
   const ErrnoScope errno_scope;
   // Called directly: sysconf() reads files with stdio on some systems. 8192 CPUs are the most that the kernel

@@ -92,6 +92,8 @@ void* reserve(std::size_t size_bytes, std::size_t align_bytes) noexcept {
   return reinterpret_cast<void*>(aligned);
 }
 
+std::size_t reserve_cost_bytes(std::size_t) noexcept { return 0; }
+
 void release(void* base, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
   if (::munmap(base, size_bytes) == 0) return;

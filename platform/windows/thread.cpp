@@ -21,11 +21,6 @@ constinit std::atomic<DWORD> exit_index{0};
 constinit std::atomic<DWORD> exit_callback_index{0};
 constinit std::atomic<void (*)(void*)> exit_hook{nullptr};
 
-using WaitFunction = BOOL(WINAPI*)(volatile void*, void*, SIZE_T, DWORD);
-using WakeFunction = void(WINAPI*)(void*);
-constinit std::atomic<WaitFunction> wait_on_address{nullptr};
-constinit std::atomic<WakeFunction> wake_by_address{nullptr};
-
 // Threads that look at the same time take one index each and the first to store it wins.
 DWORD take_tls_index(std::atomic<DWORD>& index) noexcept {
   DWORD known = index.load(std::memory_order_acquire);
@@ -48,11 +43,11 @@ void* tls_get(const std::atomic<DWORD>& index) noexcept {
 // When the process ends, Windows stops the other threads wherever they are and then calls back: they may hold
 // locks.
 bool process_is_ending() noexcept {
-  using Function = BOOLEAN(WINAPI*)();
-  const auto function = find_function<Function>(L"ntdll.dll", "RtlDllShutdownInProgress");
-  return function != nullptr && function() != 0;
+  return system_functions.process_is_ending != nullptr && system_functions.process_is_ending() != 0;
 }
 
+// Wine holds a lock of its own during this call, which a starting thread may be waiting for with the loader's
+// lock in its hands: nothing in here may take the loader's lock.
 void WINAPI run_exit_hook(void*) noexcept {
   const LastErrorScope last_error_scope;
   if (process_is_ending()) return;
@@ -63,18 +58,6 @@ void WINAPI run_exit_hook(void*) noexcept {
     static_cast<void>(::TlsSetValue(index - 1, nullptr));
     exit_hook.load(std::memory_order_relaxed)(value);
   }
-}
-
-// False where the system has no WaitOnAddress (before Windows 8). Both functions are found, or none is used.
-bool can_wait_on_address() noexcept {
-  // Acquire pairs with the release below: who sees the first function sees the second.
-  if (wait_on_address.load(std::memory_order_acquire) != nullptr) return true;
-  const auto wait = find_function<WaitFunction>(L"kernelbase.dll", "WaitOnAddress");
-  const auto wake = find_function<WakeFunction>(L"kernelbase.dll", "WakeByAddressSingle");
-  if (wait == nullptr || wake == nullptr) return false;
-  wake_by_address.store(wake, std::memory_order_relaxed);
-  wait_on_address.store(wait, std::memory_order_release);
-  return true;
 }
 
 }  // namespace
@@ -140,9 +123,8 @@ void Mutex::lock_slow() noexcept {
   // unlock() wakes nobody. Acquire pairs with the release in unlock().
   while (state_.exchange(kContended, std::memory_order_acquire) != kFree) {
     std::uint32_t contended = kContended;
-    if (can_wait_on_address()) {
-      static_cast<void>(
-          wait_on_address.load(std::memory_order_relaxed)(&state_, &contended, sizeof contended, INFINITE));
+    if (system_functions.wait_on_address != nullptr) {
+      static_cast<void>(system_functions.wait_on_address(&state_, &contended, sizeof contended, INFINITE));
     } else {
       ::Sleep(kFallbackSleepMs);
     }
@@ -153,7 +135,7 @@ void Mutex::lock_slow() noexcept {
 void Mutex::wake() noexcept {
   const LastErrorScope last_error_scope;
   // Without WaitOnAddress nobody sleeps for longer than kFallbackSleepMs.
-  if (can_wait_on_address()) wake_by_address.load(std::memory_order_relaxed)(&state_);
+  if (system_functions.wake_by_address != nullptr) system_functions.wake_by_address(&state_);
 }
 
 void yield() noexcept {

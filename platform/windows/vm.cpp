@@ -1,6 +1,6 @@
 // Virtual memory on Windows: one VirtualAlloc reservation per reserve(), whose pages are committed and
 // decommitted. Only what every version has is required; alignment by VirtualAlloc2 is asked for at run time.
-// State: counters and two values read once; no lock.
+// State: counters and one value read once; no lock.
 #include "platform/vm.h"
 
 #include <atomic>
@@ -16,9 +16,8 @@ namespace {
 constexpr std::size_t kGranularity = 64 * kKiB;  // what VirtualAlloc aligns to, on every version of Windows
 constexpr int kMaxReserveTries = 64;
 constexpr DWORD kMaxCommitTries = 16;
-
-using VirtualAlloc2Function = void*(WINAPI*)(HANDLE, void*, SIZE_T, ULONG, ULONG, MEM_EXTENDED_PARAMETER*,
-                                             ULONG);
+// From here on VirtualAlloc2 of wine 8.0 ends the process with a failed assertion, depending on the size.
+constexpr std::size_t kWineAlignEnd = 4 * kGiB;
 
 struct Counters {
   std::atomic<std::size_t> reserve{0}, commit{0}, decommit{0}, purge{0}, protect{0};
@@ -26,21 +25,8 @@ struct Counters {
 constinit Counters counters;
 
 constinit std::atomic<std::size_t> known_page_bytes{0};  // 0 until it was read
-enum Answer : int { kUnknown, kNo, kYes };
-constinit std::atomic<int> has_virtual_alloc2{kUnknown};
-constinit std::atomic<VirtualAlloc2Function> virtual_alloc2{nullptr};
 
 void count(std::atomic<std::size_t>& counter) noexcept { counter.fetch_add(1, std::memory_order_relaxed); }
-
-VirtualAlloc2Function find_virtual_alloc2() noexcept {
-  // Acquire pairs with the release below: who sees the answer sees the function.
-  if (has_virtual_alloc2.load(std::memory_order_acquire) == kUnknown) {
-    const auto function = find_function<VirtualAlloc2Function>(L"kernelbase.dll", "VirtualAlloc2");
-    virtual_alloc2.store(function, std::memory_order_relaxed);
-    has_virtual_alloc2.store(function != nullptr ? kYes : kNo, std::memory_order_release);
-  }
-  return virtual_alloc2.load(std::memory_order_relaxed);
-}
 
 void* reserve_at(void* address, std::size_t size_bytes) noexcept {
   count(counters.reserve);
@@ -48,8 +34,8 @@ void* reserve_at(void* address, std::size_t size_bytes) noexcept {
 }
 
 void* reserve_by_requirement(std::size_t size_bytes, std::size_t align_bytes) noexcept {
-  const VirtualAlloc2Function function = find_virtual_alloc2();
-  if (function == nullptr) return nullptr;
+  const VirtualAlloc2Function function = system_functions.virtual_alloc2;
+  if (function == nullptr || (system_functions.is_wine && align_bytes >= kWineAlignEnd)) return nullptr;
   MEM_ADDRESS_REQUIREMENTS requirements{};
   requirements.Alignment = align_bytes;
   MEM_EXTENDED_PARAMETER parameter{};
@@ -104,6 +90,11 @@ void* reserve(std::size_t size_bytes, std::size_t align_bytes) noexcept {
   if (align_bytes <= kGranularity) return reserve_at(nullptr, size_bytes);
   void* base = reserve_by_requirement(size_bytes, align_bytes);
   return base != nullptr ? base : reserve_by_search(size_bytes, align_bytes);
+}
+
+// Wine notes the protection of every page in a byte, from the reservation on, and writes them all.
+std::size_t reserve_cost_bytes(std::size_t size_bytes) noexcept {
+  return system_functions.is_wine ? size_bytes / page_bytes() : 0;
 }
 
 void release(void* base, std::size_t) noexcept {

@@ -1,0 +1,111 @@
+// Faults answered in user space, and what memory is present (namespace glebe::os). Linux only: userfaultfd(2)
+// with UFFDIO_MOVE (Linux 6.8) and PAGEMAP_SCAN (6.7), see ioctl_userfaultfd(2) and PAGEMAP_SCAN(2const).
+//
+// Nothing here allocates; errno is preserved. Results that are int or long are 0 or a count, or -errno.
+// Addresses and sizes are multiples of the os page. Thread-safe: the objects are descriptors. While a fork of
+// the process is under way, until one thread has read the event and the forking thread runs again, move, copy
+// and zero answer -EAGAIN: nothing of the memory that is being copied changes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace glebe::os {
+
+struct FaultEvent {
+  enum class Kind : std::uint8_t { page_fault, forked, other };
+  Kind kind;
+  bool is_write;
+  std::uintptr_t address;  // page_fault: start of the page
+  int child;               // forked: a new descriptor, the child's faults and memory; ours to close
+};
+
+// Why faults cannot be answered here. kept apart because each asks for something else from the administrator.
+enum class FaultSupport : std::uint8_t {
+  full,
+  not_built,      // the kernel has no userfaultfd, or a filter hides it (ENOSYS)
+  no_permission,  // vm.unprivileged_userfaultfd is 0 and we may not open /dev/userfaultfd (EPERM, EACCES)
+  no_fork_event,  // no CAP_SYS_PTRACE: the memory of forked children would read as zero
+  no_move,        // Linux before 6.8
+  other,
+};
+
+class UserFault {
+ public:
+  constexpr UserFault() noexcept = default;
+  explicit constexpr UserFault(int descriptor) noexcept : descriptor_(descriptor) {}
+
+  // Opens a descriptor for the memory of this process, or says why not.
+  [[nodiscard]] FaultSupport open() noexcept;
+  void close() noexcept;
+  [[nodiscard]] bool is_open() const noexcept { return descriptor_ >= 0; }
+  [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
+  // Reading waits from now on: a descriptor of a forked child does not at first.
+  void make_blocking() const noexcept;
+
+  // Missing pages of the range are reported here from now on. A range that is registered here already is
+  // fine.
+  [[nodiscard]] int watch(void* base, std::size_t size_bytes) const noexcept;
+  int unwatch(void* base, std::size_t size_bytes) const noexcept;
+
+  // Moves whole pages of a private anonymous mapping to a place where none are, atomically: afterwards the
+  // source is missing. Returns bytes moved (possibly fewer than asked for) or -errno when none was: -EBUSY
+  // when the first page is pinned or shared with another process, -ENOENT when there is none, -EEXIST when
+  // the destination has one. Wakes who waits for the destination.
+  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes) const noexcept;
+  // Puts pages with contents in place and wakes who waits for them. -EEXIST: there is one already (nobody is
+  // woken). -ESRCH: the process is gone.
+  [[nodiscard]] int copy(void* to, const void* from, std::size_t size_bytes) const noexcept;
+  [[nodiscard]] int zero(void* to, std::size_t size_bytes) const noexcept;
+  // Accesses to the page end in SIGBUS from now on.
+  int poison(void* page, std::size_t size_bytes) const noexcept;
+  void wake(void* base, std::size_t size_bytes) const noexcept;
+
+  // Reads up to `count` events, waiting for the first (of a forked child's descriptor: without waiting).
+  // Returns how many; 0 when interrupted or nothing came.
+  [[nodiscard]] unsigned read_events(FaultEvent* events, unsigned count) const noexcept;
+
+  // Whether the process whose memory this is still has it (it ended or called exec otherwise).
+  [[nodiscard]] bool is_alive() const noexcept;
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Present pages of this process, by kernel's page tables.
+class PageScan {
+ public:
+  struct Run {
+    std::uintptr_t begin, end;
+  };
+  [[nodiscard]] bool open() noexcept;
+  // Runs of present pages with contents (not the shared zero page) in [begin, end), lowest first, up to
+  // `count` runs; *scanned is where it stopped. Returns the number of runs, -1 on failure.
+  [[nodiscard]] int present(std::uintptr_t begin, std::uintptr_t end, Run* runs, unsigned count,
+                            std::uintptr_t* scanned) const noexcept;
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Anonymous memory of this process in RAM, as of now, from a file that stays open: cheap enough for each
+// millisecond.
+class ResidentMeter {
+ public:
+  [[nodiscard]] bool open() noexcept;
+  [[nodiscard]] std::size_t anonymous_bytes() const noexcept;  // 0 when it cannot be told
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Makes the pages of a present range writable and private, as if each had been written to, without changing a
+// byte: pages shared with a forked process are copied. (madvise(2), MADV_POPULATE_WRITE.)
+bool unshare_pages(void* base, std::size_t size_bytes) noexcept;
+
+// Hints to the kernel's own paging: take the pages out now, or sooner than others.
+bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept;
+bool mark_cold(void* base, std::size_t size_bytes) noexcept;
+[[nodiscard]] bool has_swap() noexcept;  // swap space that this process may use
+
+}  // namespace glebe::os

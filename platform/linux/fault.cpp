@@ -1,0 +1,243 @@
+// userfaultfd(2), PAGEMAP_SCAN and /proc/self/statm. What the headers of older systems do not declare is
+// declared here; whether the kernel has it is asked at run time.
+#include "platform/fault.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "platform/linux/system.h"
+#include "platform/vm.h"
+
+namespace glebe::os {
+namespace {
+
+constexpr std::uint64_t kFeatureMove = std::uint64_t{1} << 16;
+constexpr unsigned long kNewDescriptor = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NEW
+
+struct MoveRequest {
+  std::uint64_t to, from, size_bytes, mode;
+  std::int64_t moved;
+};
+constexpr unsigned long kMove = _IOWR(UFFDIO, 0x05, MoveRequest);
+
+struct PoisonRequest {
+  uffdio_range range;
+  std::uint64_t mode;
+  std::int64_t updated;
+};
+constexpr unsigned long kPoison = _IOWR(UFFDIO, 0x08, PoisonRequest);
+
+struct ScanRequest {
+  std::uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  std::uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+struct ScanRun {
+  std::uint64_t start, end, categories;
+};
+constexpr unsigned long kScan = _IOWR('f', 16, ScanRequest);
+constexpr std::uint64_t kIsPresent = 1u << 3, kIsZeroPage = 1u << 5;
+
+constexpr int kAdvicePopulateWrite = 23, kAdviceCold = 20, kAdvicePageout = 21;
+std::uint64_t word(const void* address) { return reinterpret_cast<std::uintptr_t>(address); }
+
+int open_descriptor() noexcept {
+  const long direct = ::syscall(SYS_userfaultfd, O_CLOEXEC);
+  if (direct >= 0 || errno == ENOSYS) return static_cast<int>(direct);
+  const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+  if (device < 0) return -1;
+  const int made = ::ioctl(device, kNewDescriptor, O_CLOEXEC);
+  ::close(device);
+  return made;
+}
+
+template <class Request>
+int control(int descriptor, unsigned long number, Request& request) noexcept {
+  const ErrnoScope errno_scope;
+  return ::ioctl(descriptor, number, &request) == 0 ? 0 : -errno;
+}
+
+bool advise(void* base, std::size_t size_bytes, int advice) noexcept {
+  const ErrnoScope errno_scope;
+  return ::madvise(base, size_bytes, advice) == 0;
+}
+
+}  // namespace
+
+FaultSupport UserFault::open() noexcept {
+  const ErrnoScope errno_scope;
+  const int descriptor = open_descriptor();
+  if (descriptor < 0) {
+    if (errno == EPERM || errno == EACCES || errno == ENOENT) return FaultSupport::no_permission;
+    return errno == ENOSYS ? FaultSupport::not_built : FaultSupport::other;
+  }
+  uffdio_api api = {};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_EVENT_FORK | kFeatureMove;
+  if (::ioctl(descriptor, UFFDIO_API, &api) == 0) {
+    descriptor_ = descriptor;
+    return FaultSupport::full;
+  }
+  const int error = errno;
+  ::close(descriptor);
+  return error == EPERM ? FaultSupport::no_fork_event : FaultSupport::no_move;
+}
+
+void UserFault::close() noexcept {
+  const ErrnoScope errno_scope;
+  if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
+}
+
+void UserFault::make_blocking() const noexcept {
+  const ErrnoScope errno_scope;
+  ::fcntl(descriptor_, F_SETFL, 0);
+}
+
+int UserFault::watch(void* base, std::size_t size_bytes) const noexcept {
+  uffdio_register request = {};
+  request.range = {word(base), size_bytes};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  return control(descriptor_, UFFDIO_REGISTER, request);
+}
+
+int UserFault::unwatch(void* base, std::size_t size_bytes) const noexcept {
+  uffdio_range range = {word(base), size_bytes};
+  return control(descriptor_, UFFDIO_UNREGISTER, range);
+}
+
+long UserFault::move(void* to, void* from, std::size_t size_bytes) const noexcept {
+  MoveRequest request = {word(to), word(from), size_bytes, 0, 0};
+  const int result = control(descriptor_, kMove, request);
+  return result == 0 || request.moved > 0 ? static_cast<long>(request.moved) : result;
+}
+
+int UserFault::copy(void* to, const void* from, std::size_t size_bytes) const noexcept {
+  std::size_t done = 0;
+  while (done < size_bytes) {
+    uffdio_copy request = {};
+    request.dst = word(to) + done;
+    request.src = word(from) + done;
+    request.len = size_bytes - done;
+    const int result = control(descriptor_, UFFDIO_COPY, request);
+    if (result == 0) return 0;
+    if (request.copy <= 0) return result;
+    done += static_cast<std::size_t>(request.copy);
+  }
+  return 0;
+}
+
+int UserFault::zero(void* to, std::size_t size_bytes) const noexcept {
+  uffdio_zeropage request = {};
+  request.range = {word(to), size_bytes};
+  return control(descriptor_, UFFDIO_ZEROPAGE, request);
+}
+
+int UserFault::poison(void* page, std::size_t size_bytes) const noexcept {
+  PoisonRequest request = {{word(page), size_bytes}, 0, 0};
+  return control(descriptor_, kPoison, request);
+}
+
+void UserFault::wake(void* base, std::size_t size_bytes) const noexcept {
+  uffdio_range range = {word(base), size_bytes};
+  static_cast<void>(control(descriptor_, UFFDIO_WAKE, range));
+}
+
+unsigned UserFault::read_events(FaultEvent* events, unsigned count) const noexcept {
+  const ErrnoScope errno_scope;
+  constexpr unsigned kMax = 16;
+  uffd_msg messages[kMax];
+  const long bytes = ::read(descriptor_, messages, (count < kMax ? count : kMax) * sizeof messages[0]);
+  if (bytes <= 0) return 0;
+  const auto got = static_cast<unsigned>(static_cast<std::size_t>(bytes) / sizeof messages[0]);
+  for (unsigned i = 0; i < got; ++i) {
+    const uffd_msg& message = messages[i];
+    events[i] = {FaultEvent::Kind::other, false, 0, -1};
+    if (message.event == UFFD_EVENT_PAGEFAULT) {
+      events[i].kind = FaultEvent::Kind::page_fault;
+      events[i].address = message.arg.pagefault.address & ~std::uintptr_t{4095};
+      events[i].is_write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
+    } else if (message.event == UFFD_EVENT_FORK) {
+      events[i].kind = FaultEvent::Kind::forked;
+      events[i].child = static_cast<int>(message.arg.fork.ufd);
+      // Only such a descriptor can be polled.
+      ::fcntl(events[i].child, F_SETFL, O_NONBLOCK);
+    }
+  }
+  return got;
+}
+
+bool UserFault::is_alive() const noexcept {
+  // A range where nothing can be: the memory is looked for before the range is.
+  uffdio_zeropage request = {};
+  request.range = {4096, 4096};
+  return control(descriptor_, UFFDIO_ZEROPAGE, request) != -ESRCH;
+}
+
+bool PageScan::open() noexcept {
+  const ErrnoScope errno_scope;
+  descriptor_ = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  return descriptor_ >= 0;
+}
+
+int PageScan::present(std::uintptr_t begin, std::uintptr_t end, Run* runs, unsigned count,
+                      std::uintptr_t* scanned) const noexcept {
+  constexpr unsigned kMax = 256;
+  ScanRun found[kMax];
+  ScanRequest request = {};
+  request.size = sizeof request;
+  request.start = begin;
+  request.end = end;
+  request.vec = word(found);
+  request.vec_len = count < kMax ? count : kMax;
+  request.category_mask = kIsPresent | kIsZeroPage;
+  request.category_inverted = kIsZeroPage;  // present, and not the zero page
+  request.return_mask = kIsPresent;
+  const ErrnoScope errno_scope;
+  const int result = ::ioctl(descriptor_, kScan, &request);
+  *scanned = request.walk_end;
+  for (int i = 0; i < result; ++i) runs[i] = {found[i].start, found[i].end};
+  return result;
+}
+
+bool ResidentMeter::open() noexcept {
+  const ErrnoScope errno_scope;
+  descriptor_ = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  return descriptor_ >= 0;
+}
+
+std::size_t ResidentMeter::anonymous_bytes() const noexcept {
+  const ErrnoScope errno_scope;
+  char text[128];
+  const long length = ::pread(descriptor_, text, sizeof text - 1, 0);
+  if (length <= 0) return 0;
+  text[length] = '\0';
+  // size resident shared ...
+  std::size_t fields[3] = {};
+  const char* at = text;
+  for (std::size_t& field : fields) {
+    while (*at >= '0' && *at <= '9') field = field * 10 + static_cast<std::size_t>(*at++ - '0');
+    while (*at == ' ') ++at;
+  }
+  return fields[1] > fields[2] ? (fields[1] - fields[2]) * page_bytes() : 0;
+}
+
+bool unshare_pages(void* base, std::size_t size_bytes) noexcept {
+  return advise(base, size_bytes, kAdvicePopulateWrite);
+}
+bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept {
+  return advise(base, size_bytes, kAdvicePageout);
+}
+bool mark_cold(void* base, std::size_t size_bytes) noexcept { return advise(base, size_bytes, kAdviceCold); }
+
+bool has_swap() noexcept {
+  const ErrnoScope errno_scope;
+  struct sysinfo info = {};
+  return ::sysinfo(&info) == 0 && info.totalswap != 0;
+}
+
+}  // namespace glebe::os

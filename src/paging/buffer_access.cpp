@@ -1,0 +1,290 @@
+// Pins and moves of ranges, and waiting for flights of others; see buffer_pager.h.
+//
+// A pin of an extent whose copy is valid is one compare-and-swap. Otherwise the extent is brought in first;
+// the pin is taken in the step that makes the copy valid, so that nobody evicts it in between.
+#include "platform/service.h"
+#include "src/base/check.h"
+#include "src/paging/buffer_use.h"
+
+namespace glebe::paging {
+namespace {
+
+constexpr std::uint64_t kWaitNs = 50'000'000;  // looks again at the latest after this time
+constexpr unsigned kTriesMax = 100'000;        // of one extent that others keep taking away
+
+enum class Try : std::uint8_t { taken, absent, wait, full };
+
+// Pins a copy that is there. A writer may come while the copy is on its way to the disk: then that flight is
+// spoiled and what it stores is thrown away.
+Try try_pin(Extent& extent, Access access, Tier tier) noexcept {
+  for (;;) {
+    const Residency state = extent.load();
+    if (!state.has(tier)) return state.flight == Flight::none ? Try::absent : Try::wait;
+    Residency after = state;
+    std::uint16_t& readers = tier == Tier::host ? after.host_readers : after.device_readers;
+    std::uint16_t& writers = tier == Tier::host ? after.host_writers : after.device_writers;
+    if (access == Access::read) {
+      if (readers == kReadersMax) return Try::full;
+      ++readers;
+    } else {
+      if (writers == kWritersMax) return Try::full;
+      const bool is_only = state.valid == bit_of(tier);
+      const bool may_come = state.flight != Flight::copy && state.flight != Flight::drop;
+      if (!is_only || !may_come) return state.flight == Flight::none ? Try::absent : Try::wait;
+      if (state.flight == Flight::storing) after.flight = Flight::spoiled;
+      after.dirty = tier == Tier::host ? Owner::host : Owner::device;
+      ++writers;
+    }
+    if (extent.exchange(state, after)) return Try::taken;
+  }
+}
+
+}  // namespace
+
+void BufferPager::touch(Extent& extent, Tier tier) noexcept {
+  VictimItem& item = extent.item(tier);
+  item.last_use.store(epoch(), std::memory_order_relaxed);
+  Victims& victims = tier == Tier::host ? *host_victims_ : *device_victims_;
+  if (victims.touch_is_free()) return victims.touch(&item);
+  const os::Lock hold(victims_lock_);
+  victims.touch(&item);
+}
+
+Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier) noexcept {
+  const Operation operation = access == Access::read ? Operation::read : Operation::write;
+  for (unsigned tries = 0; tries < kTriesMax; ++tries) {
+    switch (try_pin(extent, access, tier)) {
+      case Try::taken:
+        count(kPins);
+        touch(extent, tier);
+        return Result::ok;
+      case Try::full:
+        return Result::too_many_pins;
+      case Try::wait:
+        wait_flight(extent);
+        continue;
+      case Try::absent:
+        break;
+    }
+    const Residency state = extent.load();
+    const bool is_out = !state.has(tier) && state.valid != 0;
+    if (is_out && !options_.implicit_page_in) return Result::not_resident;
+    Mover::Pin pin;
+    pin.wanted = true;
+    pin.writes = access == Access::write;
+    pin.tier = tier;
+    Refusal refusal = Refusal::none;
+    const Result result = Mover(*this).move(extent, operation, tier, &pin, &refusal);
+    if (result != Result::ok) return result;
+    if (is_out && refusal == Refusal::none) count(kImplicitPageIns);
+    if (!pin.is_taken) continue;
+    count(kPins);
+    extent.item(tier).last_use.store(epoch(), std::memory_order_relaxed);
+    return Result::ok;
+  }
+  return Result::busy;
+}
+
+void BufferPager::unpin_extent(Extent& extent, Access access, Tier tier) noexcept {
+  Residency before, after;
+  do {
+    before = after = extent.load();
+    std::uint16_t& readers = tier == Tier::host ? after.host_readers : after.device_readers;
+    std::uint16_t& writers = tier == Tier::host ? after.host_writers : after.device_writers;
+    --(access == Access::read ? readers : writers);
+  } while (!extent.exchange(before, after));
+}
+
+bool BufferPager::covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
+                         std::uint32_t* last) const noexcept {
+  if (range.offset_bytes >= buffer.size_bytes) return false;
+  const std::size_t room = buffer.size_bytes - range.offset_bytes;
+  const std::size_t size_bytes = range.size_bytes != 0 ? range.size_bytes : room;
+  if (size_bytes > room) return false;
+  *first = static_cast<std::uint32_t>(range.offset_bytes >> extent_shift_);
+  *last = static_cast<std::uint32_t>((range.offset_bytes + size_bytes - 1) >> extent_shift_);
+  return true;
+}
+
+Result BufferPager::pin_range(Buffer& buffer, const ByteRange& range, Access access, Tier tier) noexcept {
+  std::uint32_t first = 0, last = 0;
+  if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
+  for (std::uint32_t i = first; i <= last; ++i) {
+    const Result result = pin_extent(buffer.extents[i], access, tier);
+    if (result == Result::ok) continue;
+    while (i-- > first) unpin_extent(buffer.extents[i], access, tier);
+    return result;
+  }
+  return Result::ok;
+}
+
+PinnedRange BufferPager::pin(BufferHandle handle, const ByteRange& range, Access access) noexcept {
+  if (is_in_child()) return {nullptr, Result::in_child};
+  Use use(*this, handle);
+  if (use.buffer == nullptr) return {nullptr, Result::bad_handle};
+  const Result result = pin_range(*use.buffer, range, access, Tier::host);
+  if (result != Result::ok) return {nullptr, result};
+  return {use.keep()->address + range.offset_bytes, Result::ok};
+}
+
+Result BufferPager::pin_device(BufferHandle handle, const ByteRange& range, Access access) noexcept {
+  if (is_in_child()) return Result::in_child;
+  if (!has_tier(Tier::device)) return Result::no_tier;
+  Use use(*this, handle);
+  if (use.buffer == nullptr) return Result::bad_handle;
+  const Result result = pin_range(*use.buffer, range, access, Tier::device);
+  if (result == Result::ok) use.keep();
+  return result;
+}
+
+// The pin holds the buffer, so that it may have been closed meanwhile. What was not pinned is refused as a
+// whole; that the right one of several pins is given back is for the caller to see to.
+Result BufferPager::unpin_any(BufferHandle handle, const ByteRange& range, Access access,
+                              Tier tier) noexcept {
+  if (is_in_child()) return Result::in_child;
+  Buffer* const buffer = record_of(handle);
+  if (buffer == nullptr) return Result::bad_handle;
+  const Life life = unpack_life(buffer->life.load(std::memory_order_acquire));
+  if (life.generation != static_cast<std::uint32_t>(handle >> 32)) return Result::bad_handle;
+  if (life.uses == 0) return life.users == 0 ? Result::bad_handle : Result::bad_argument;
+  std::uint32_t first = 0, last = 0;
+  if (!covers(*buffer, range, &first, &last)) return Result::bad_argument;
+  for (std::uint32_t i = first; i <= last; ++i) {
+    const Residency state = buffer->extents[i].load();
+    const bool is_host = tier == Tier::host;
+    const unsigned pins = access == Access::read ? (is_host ? state.host_readers : state.device_readers)
+                                                 : (is_host ? state.host_writers : state.device_writers);
+    if (pins == 0) return Result::bad_argument;
+  }
+  for (std::uint32_t i = first; i <= last; ++i) unpin_extent(buffer->extents[i], access, tier);
+  let_go(*buffer, 0, 1);
+  return Result::ok;
+}
+
+Result BufferPager::unpin(BufferHandle handle, const ByteRange& range, Access access) noexcept {
+  return unpin_any(handle, range, access, Tier::host);
+}
+
+Result BufferPager::unpin_device(BufferHandle handle, const ByteRange& range, Access access) noexcept {
+  return unpin_any(handle, range, access, Tier::device);
+}
+
+Result BufferPager::device_address(BufferHandle handle, std::size_t offset_bytes,
+                                   DeviceAddress* address) noexcept {
+  if (is_in_child()) return Result::in_child;
+  const Use use(*this, handle);
+  if (use.buffer == nullptr) return Result::bad_handle;
+  if (offset_bytes >= use.buffer->size_bytes) return Result::bad_argument;
+  const Extent& extent = use.buffer->extents[offset_bytes >> extent_shift_];
+  if (!extent.load().is_pinned(Tier::device)) return Result::not_resident;
+  *address = extent.device + (offset_bytes & (options_.extent_bytes - 1));
+  return Result::ok;
+}
+
+Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, Operation operation,
+                               Tier tier) noexcept {
+  std::uint32_t first = 0, last = 0;
+  if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
+  Result failure = Result::ok;
+  Mover mover(*this);
+  // Eviction may take either way out; a copy that was asked for by name may not.
+  mover.set_fallback(operation == Operation::evict);
+  for (std::uint32_t i = first; i <= last; ++i) {
+    Extent& extent = buffer.extents[i];
+    Refusal refusal = Refusal::none;
+    Result result = mover.move(extent, operation, tier, nullptr, &refusal);
+    for (unsigned tries = 0; refusal == Refusal::busy; ++tries) {
+      if (tries == kTriesMax) {
+        result = Result::busy;
+        break;
+      }
+      // It may be our own batch that the extent waits for, when the range is asked for twice.
+      const Result flushed = mover.flush();
+      if (failure == Result::ok) failure = flushed;
+      wait_flight(extent);
+      result = mover.move(extent, operation, tier, nullptr, &refusal);
+    }
+    if (failure == Result::ok) failure = result;
+  }
+  const Result flushed = mover.flush();
+  return failure == Result::ok ? flushed : failure;
+}
+
+Result BufferPager::move(BufferHandle handle, const ByteRange& range, Operation operation,
+                         Tier tier) noexcept {
+  if (is_in_child()) return Result::in_child;
+  if (static_cast<unsigned>(operation) >= kOperations || static_cast<unsigned>(tier) >= kTiers) {
+    return Result::bad_argument;
+  }
+  const Use use(*this, handle);
+  if (use.buffer == nullptr) return Result::bad_handle;
+  if (!has_tier(tier)) return Result::no_tier;
+  return move_range(*use.buffer, range, operation, tier);
+}
+
+Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, Operation operation, Tier tier,
+                               Ticket* ticket) noexcept {
+  if (is_in_child()) return Result::in_child;
+  if (static_cast<unsigned>(operation) >= kOperations || static_cast<unsigned>(tier) >= kTiers) {
+    return Result::bad_argument;
+  }
+  Use use(*this, handle);
+  std::uint32_t first = 0, last = 0;
+  if (use.buffer == nullptr) return Result::bad_handle;
+  if (!covers(*use.buffer, range, &first, &last)) return Result::bad_argument;
+  if (!has_tier(tier)) return Result::no_tier;
+  Request request = {};
+  request.buffer = use.keep();
+  request.offset_bytes = range.offset_bytes;
+  request.size_bytes = range.size_bytes;
+  request.operation = operation;
+  request.tier = tier;
+  return requests_.submit(request, ticket);
+}
+
+Result BufferPager::prefetch(BufferHandle handle, const ByteRange& range) noexcept {
+  if (is_in_child()) return Result::in_child;
+  Use use(*this, handle);
+  std::uint32_t first = 0, last = 0;
+  if (use.buffer == nullptr) return Result::bad_handle;
+  if (!covers(*use.buffer, range, &first, &last)) return Result::bad_argument;
+  Request request = {};
+  request.is_prefetch = true;
+  request.buffer = use.keep();
+  request.offset_bytes = range.offset_bytes;
+  request.size_bytes = range.size_bytes;
+  request.operation = Operation::page_to;
+  request.tier = Tier::host;
+  count(kPrefetches);
+  return requests_.submit(request, nullptr);
+}
+
+// --- Waiting
+
+void BufferPager::wait_flight(Extent& extent) noexcept {
+  ParkingLot& lot = lots_[(reinterpret_cast<std::uintptr_t>(&extent) / sizeof(Extent)) % kParkingLots];
+  // Sequentially consistent with the exchange of the state and the load in wake_flight(): either the flight's
+  // end is seen here, or the waiter is seen there.
+  lot.waiters.fetch_add(1, std::memory_order_seq_cst);
+  const std::uint32_t seen = lot.sequence.load(std::memory_order_seq_cst);
+  if (extent.load().flight != Flight::none) {
+    count(kWaits);
+    os::wait_on(lot.sequence, seen, kWaitNs);
+  }
+  lot.waiters.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void BufferPager::wake_flight(Extent& extent) noexcept {
+  ParkingLot& lot = lots_[(reinterpret_cast<std::uintptr_t>(&extent) / sizeof(Extent)) % kParkingLots];
+  if (lot.waiters.load(std::memory_order_seq_cst) == 0) return;
+  lot.sequence.fetch_add(1, std::memory_order_seq_cst);
+  os::wake_all(lot.sequence);
+}
+
+void BufferPager::announce_release() noexcept {
+  if (released_.waiters.load(std::memory_order_seq_cst) == 0) return;
+  released_.sequence.fetch_add(1, std::memory_order_seq_cst);
+  os::wake_all(released_.sequence);
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,129 @@
+// What the heap says about its memory: freed, purged, decommitted (src/vm/pageable.h). Nothing here reads
+// what a page held, waits for a disk, or makes a system call on a descriptor: the callers are threads of the
+// program, with locks of the heap. Pages that are out are dropped by changing their words; what they named is
+// given up later by the evictor.
+#include "platform/process.h"
+#include "platform/service.h"
+#include "platform/vm.h"
+#include "src/paging/pager_state.h"
+#include "src/vm/pageable.h"
+
+namespace glebe::paging {
+namespace {
+
+// Makes one page that is out resident, unread. Lock of its group held.
+void drop(std::uint64_t page, PageWord word) noexcept {
+  leave_out(page, word, PageWord::resident(0));
+  count(pager.counters.dropped_pages);
+}
+
+void drop_group_part(std::uint64_t first_page, std::uint64_t end_page) noexcept {
+  for (std::uint64_t page = first_page; page < end_page; ++page) {
+    const PageWord word = pager.table.get(page);
+    if (word.is_out()) drop(page, word);
+  }
+}
+
+// Holds the locks of every group of a unit.
+class [[nodiscard]] UnitLock {
+ public:
+  explicit UnitLock(std::uint64_t unit) noexcept : first_(unit * kGroupsPerUnit) {
+    for (unsigned i = 0; i < kGroupsPerUnit; ++i) pager.table.lock(first_ + i);
+  }
+  ~UnitLock() {
+    for (unsigned i = 0; i < kGroupsPerUnit; ++i) pager.table.unlock(first_ + i);
+  }
+  UnitLock(const UnitLock&) = delete;
+  UnitLock& operator=(const UnitLock&) = delete;
+
+ private:
+  std::uint64_t first_;
+};
+
+// Calls give_back(base, size) for the part of each unit that the range covers, with the unit locked and
+// nothing in that part out any more.
+template <class GiveBack>
+bool for_each_unit(void* base, std::size_t size_bytes, GiveBack give_back) noexcept {
+  auto* at = static_cast<std::byte*>(base);
+  std::byte* const end = at + size_bytes;
+  bool is_given = true;
+  while (at < end) {
+    const std::uint64_t page = pager.table.page_of(at);
+    const std::uint64_t unit = page / (kUnitBytes / kPageBytes);
+    std::byte* const unit_end = pager.table.base() + (unit + 1) * kUnitBytes;
+    std::byte* const stop = unit_end < end ? unit_end : end;
+    {
+      UnitLock hold(unit);
+      UnitRecord& record = pager.table.unit(unit);
+      if (record.pages_out.load(std::memory_order_relaxed) != 0)
+        drop_group_part(page, pager.table.page_of(stop));
+      is_given = give_back(record, at, static_cast<std::size_t>(stop - at)) && is_given;
+    }
+    at = stop;
+  }
+  return is_given;
+}
+
+}  // namespace
+
+bool purge_range(void* base, std::size_t size_bytes) noexcept {
+  if (!pager.table.contains(base)) return os::purge(base, size_bytes);
+  return for_each_unit(base, size_bytes,
+                       [](UnitRecord&, std::byte* at, std::size_t bytes) { return os::purge(at, bytes); });
+}
+
+bool decommit_range(void* base, std::size_t size_bytes) noexcept {
+  if (!pager.table.contains(base)) return os::decommit(base, size_bytes);
+  return for_each_unit(base, size_bytes, [](UnitRecord& record, std::byte* at, std::size_t bytes) {
+    // A new mapping takes the place of the old, and faults there are not ours any more.
+    record.watched.store(0, std::memory_order_relaxed);
+    return os::decommit(at, bytes);
+  });
+}
+
+std::uint64_t drop_freed(std::byte* first_page, unsigned page_count) noexcept {
+  if (!pager.table.contains(first_page)) return 0;
+  const std::uint64_t first = pager.table.page_of(first_page), end = first + page_count;
+  // A fork that is under way copies what a page held before: not now.
+  if (pager.forks_under_way.load(std::memory_order_acquire) != 0) return 0;
+  std::uint64_t dropped = 0;
+  for (std::uint64_t page = first; page < end;) {
+    const std::uint64_t group = page / kGroupPages;
+    std::uint64_t stop = (group + 1) * kGroupPages;
+    if (stop > end) stop = end;
+    if (pager.table.unit_of_page(page).pages_out.load(std::memory_order_relaxed) != 0 &&
+        pager.table.try_lock(group)) {
+      for (; page < stop; ++page) {
+        const PageWord word = pager.table.get(page);
+        if (!word.is_out()) continue;
+        drop(page, word);
+        dropped |= std::uint64_t{1} << (page - first);
+      }
+      pager.table.unlock(group);
+    }
+    page = stop;
+  }
+  return dropped;
+}
+
+unsigned count_out(const std::byte* first_page, unsigned page_count) noexcept {
+  if (!pager.table.contains(first_page)) return 0;
+  const std::uint64_t first = pager.table.page_of(first_page);
+  if (pager.table.unit_of_page(first).pages_out.load(std::memory_order_relaxed) == 0) return 0;
+  unsigned out = 0;
+  for (unsigned i = 0; i < page_count; ++i) out += pager.table.get(first + i).is_out() ? 1u : 0u;
+  return out;
+}
+
+void wait_for_room() noexcept {
+  constexpr unsigned kRounds = 200;
+  constexpr std::uint64_t kRoundNs = 5'000'000;
+  const std::uint64_t start = os::clock_fine_ns();
+  for (unsigned i = 0; i < kRounds && vm::paging_pressure.load(std::memory_order_relaxed); ++i) {
+    os::wait_on(pager.room, pager.room.load(std::memory_order_relaxed), kRoundNs);
+  }
+  count(pager.counters.throttles);
+  count(pager.counters.throttle_ns, os::clock_fine_ns() - start);
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,485 @@
+// The thread that takes pages out. Three steps, each on runs of pages:
+//
+//   stage     a clock hand goes round the present pages; pages without chances left move to the staging area
+//             (UFFDIO_MOVE: atomic, refuses pages that are pinned). A touch there is answered by moving the
+//             page back.
+//   put away  groups that stayed untouched in the staging area are compressed, and the staged pages purged.
+//   write     when the compressed tier holds more than it may, its oldest groups go to the page files, a
+//   batch at a
+//             time; so does at once what does not compress.
+//
+// Before anything moves, free memory of the heap is given back: what is free is never stored.
+#include <cerrno>
+
+#include "platform/process.h"
+#include "platform/service.h"
+#include "platform/vm.h"
+#include "src/base/check.h"
+#include "src/heap/granule_pool.h"
+#include "src/heap/large.h"
+#include "src/heap/medium.h"
+#include "src/heap/small.h"
+#include "src/paging/evictor.h"
+#include "src/paging/pager_fork.h"
+#include "src/paging/pager_state.h"
+#include "src/vm/ledger.h"
+#include "src/vm/pageable.h"
+
+namespace glebe::paging {
+namespace {
+
+constexpr std::uint8_t kInStageQueue = 1, kInColdQueue = 2;
+constexpr std::uint32_t kJournalAgeMs = 20;
+
+// A staged page that nothing takes goes back, to be tried again after the clock hand passed some times.
+void give_up(std::uint64_t page) noexcept {
+  if (pager.faults.move(pager.table.address_of(page), pager.staged(page), kPageBytes) !=
+      static_cast<long>(kPageBytes))
+    return;  // shared with a child: a touch brings it back
+  note_back(page);
+  pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+  pager.table.set(page, PageWord::resident(3));
+}
+
+bool is_zero(const std::byte* page) noexcept {
+  const auto* words = reinterpret_cast<const std::uint64_t*>(page);
+  for (unsigned i = 0; i < kPageBytes / 8; ++i) {
+    if (words[i] != 0) return false;
+  }
+  return true;
+}
+
+std::uint64_t first_page(std::uint64_t group) noexcept { return group * kGroupPages; }
+
+// Purges the staged copies of pages [begin, end) for which is_gone() holds, in runs.
+template <class IsGone>
+void purge_staged(std::uint64_t begin, std::uint64_t end, IsGone is_gone) noexcept {
+  for (std::uint64_t page = begin; page < end;) {
+    if (!is_gone(page)) {
+      ++page;
+      continue;
+    }
+    std::uint64_t stop = page + 1;
+    while (stop < end && is_gone(stop)) ++stop;
+    static_cast<void>(os::purge(pager.staged(page), (stop - page) * kPageBytes));
+    page = stop;
+  }
+}
+
+// Makes pages our own that are or were shared with a forked child. Only when all are present: the fault of a
+// missing one would wait for the lock that we hold.
+bool unshare(std::uint64_t begin, std::uint64_t end) noexcept {
+  const auto first = reinterpret_cast<std::uintptr_t>(pager.table.address_of(begin));
+  const std::uintptr_t last = first + (end - begin) * kPageBytes;
+  os::PageScan::Run run = {};
+  std::uintptr_t scanned = 0;
+  if (pager.scan.present(first, last, &run, 1, &scanned) != 1 || run.begin != first || run.end != last)
+    return false;
+  return os::unshare_pages(pager.table.address_of(begin), last - first);
+}
+
+// Makes the faults of the unit that holds a page ours, and before the first of all those of the staging area.
+// Lock of one of its groups held.
+bool watch_unit(std::uint64_t page) noexcept {
+  UnitRecord& unit = pager.table.unit_of_page(page);
+  if (unit.watched.load(std::memory_order_relaxed) != 0) return true;
+  if (!pager.is_staging_watched.load(std::memory_order_relaxed)) {
+    if (pager.faults.watch(pager.staging, pager.table.size_bytes()) != 0 || !watch_beacons()) return false;
+    pager.is_staging_watched.store(true, std::memory_order_release);
+  }
+  std::byte* const start = pager.table.base() + page / (kUnitBytes / kPageBytes) * kUnitBytes;
+  if (pager.faults.watch(start, kUnitBytes) != 0) return false;
+  unit.watched.store(1, std::memory_order_relaxed);
+  return true;
+}
+
+}  // namespace
+
+bool GroupQueue::open(std::uint64_t capacity) noexcept {
+  const std::size_t bytes = capacity * sizeof(std::uint64_t);
+  void* base = os::reserve(bytes, os::page_bytes());
+  if (base == nullptr || !os::commit(base, bytes)) return false;
+  ring_ = static_cast<std::uint64_t*>(base);
+  capacity_ = capacity;
+  return true;
+}
+
+bool Evictor::open() noexcept {
+  // A group is in a queue at most once.
+  constexpr std::uint64_t kQueueMax = std::uint64_t{1} << 24;
+  std::uint64_t groups = pager.table.size_bytes() / kGroupBytes;
+  if (groups > kQueueMax) groups = kQueueMax;
+  const vm::Region& region = vm::regions[0];
+  const auto chunks = reinterpret_cast<std::uintptr_t>(region.chunk_base);
+  ranges_[0] = ranges_[1] = {chunks, chunks};
+  if (region.large.base != nullptr) {
+    const auto large = reinterpret_cast<std::uintptr_t>(region.large.base);
+    ranges_[0] = {large, large + region.large.size_bytes()};
+  }
+  ranges_[1].end = chunks + std::uintptr_t{region.chunk_count} * kUnitBytes;
+  hand_ = ranges_[0].begin;
+  return staged_.open(groups) && cold_.open(groups) && batch_.open() && scratch_.open(pager.options.codec);
+}
+
+void Evictor::give_back_free_memory() noexcept {
+  if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) < kGroupBytes) return;
+  if (pager.forks_under_way.load(std::memory_order_acquire) != 0) return;
+  constexpr unsigned kChunks = 64;
+  const std::uint64_t now_ms = os::clock_coarse_ms();
+  pager.evictor_in_heap.store(true, std::memory_order_seq_cst);
+  // Again after the store: either this sees the fork, or the fork sees the flag and waits a moment.
+  if (pager.forks_under_way.load(std::memory_order_seq_cst) == 0) {
+    static_cast<void>(heap::granules_purge(static_cast<std::uint32_t>(now_ms), 0, kChunks));
+    static_cast<void>(heap::medium_purge(now_ms, 0, kChunks));
+    static_cast<void>(heap::large_purge(now_ms, 0));
+  }
+  pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
+}
+
+// Moves the run [begin, end) of one group, all candidates, to the staging area. Lock of the group held.
+// Returns pages moved.
+unsigned Evictor::stage_run(std::uint64_t begin, std::uint64_t end) noexcept {
+  const PageTable& table = pager.table;
+  unsigned moved = 0;
+  for (std::uint64_t page = begin; page < end;) {
+    // The words first: a child that is forked in between finds the page in the heap, or where its word says.
+    for (std::uint64_t p = page; p < end; ++p) {
+      note_out(p);
+      pager.staged_pages.fetch_add(1, std::memory_order_relaxed);
+      table.set(p, PageWord::of(PageState::staged));
+    }
+    long result = pager.faults.move(pager.staged(page), table.address_of(page), (end - page) * kPageBytes);
+    if (result == -EBUSY && unshare(page, end)) {
+      result = pager.faults.move(pager.staged(page), table.address_of(page), (end - page) * kPageBytes);
+    }
+    const std::uint64_t done = result > 0 ? static_cast<std::uint64_t>(result) / kPageBytes : 0;
+    for (std::uint64_t p = page + done; p < end; ++p) {
+      note_back(p);
+      pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+      table.set(p, PageWord::resident(0));
+    }
+    moved += static_cast<unsigned>(done);
+    if (result == -EEXIST) static_cast<void>(os::purge(pager.staged(page), kPageBytes));  // left by a fork
+    if (result == -EAGAIN || result == -EINVAL) break;  // a fork is under way; locked memory
+    page += done;
+    if (result > 0) continue;  // the kernel stops where something is in the way: the next turn says what
+    if (result != -ENOENT && result != -EEXIST) {
+      count(pager.counters.refused_pages);
+      table.set(page, PageWord::resident(kChancesRefused));
+    }
+    ++page;
+  }
+  count(pager.counters.moved_pages, moved);
+  return moved;
+}
+
+// Pages of slabs whose blocks are all free are given back instead of stored. Lock of the group held.
+void Evictor::give_back_free_pages(std::uint64_t group) noexcept {
+  if (pager.forks_under_way.load(std::memory_order_acquire) != 0) return;
+  const auto give_back = [](void*, std::byte* address, unsigned page_count) {
+    const std::uint64_t first = pager.table.page_of(address);
+    unsigned given = 0;
+    for (unsigned i = 0; i < page_count; ++i) given += pager.table.get(first + i).is_out() ? 0u : 1u;
+    // Only when all of them are in the heap: what is out is dropped when the slab becomes free.
+    if (given != page_count || !os::purge(address, page_count * kPageBytes)) return;
+    count(pager.counters.free_pages, page_count);
+  };
+  pager.evictor_in_heap.store(true, std::memory_order_seq_cst);
+  if (pager.forks_under_way.load(std::memory_order_seq_cst) == 0) {
+    std::byte* const start = pager.table.address_of(first_page(group));
+    for (std::size_t offset = 0; offset < kGroupBytes; offset += vm::kGranuleBytes) {
+      heap::visit_free_pages(start + offset, give_back, nullptr);
+    }
+  }
+  pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
+}
+
+// Stages what has no chances left among the present pages [begin, end) of one group.
+unsigned Evictor::stage_group(std::uint64_t begin, std::uint64_t end) noexcept {
+  const PageTable& table = pager.table;
+  const std::uint64_t group = begin / kGroupPages;
+  if (!table.try_lock(group)) return 0;
+  unsigned moved = 0;
+  if (watch_unit(begin)) {
+    if (reinterpret_cast<std::uintptr_t>(table.address_of(begin)) >= ranges_[1].begin)
+      give_back_free_pages(group);
+    for (std::uint64_t page = begin; page < end;) {
+      const PageWord word = table.get(page);
+      // Present, but said to be out: our parent brought it in for us, right after the fork.
+      if (word.is_out() && !word.is(PageWord::kBusy)) leave_out(page, word, PageWord::resident(1));
+      if (word.is_out() || word.is(PageWord::kJournaled) || word.chances() != 0) {
+        if (!word.is_out() && word.chances() != 0) table.set(page, PageWord{word.bits - 1});
+        ++page;
+        continue;
+      }
+      std::uint64_t stop = page + 1;
+      while (stop < end && table.get(stop).bits == 0) ++stop;
+      moved += stage_run(page, stop);
+      page = stop;
+    }
+  }
+  GroupRecord& record = table.group(group);
+  if (moved != 0) {
+    record.staged_tick = tick_;
+    if ((record.queues & kInStageQueue) == 0 && staged_.push(group)) record.queues |= kInStageQueue;
+  }
+  table.unlock(group);
+  return moved;
+}
+
+unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
+  const auto base = reinterpret_cast<std::uintptr_t>(pager.table.base());
+  std::uint64_t moved = 0;
+  // Twice round at most: the first time may only take chances away.
+  for (unsigned turns = 0; moved < wanted_pages && turns < 2;) {
+    constexpr unsigned kRuns = 128;
+    os::PageScan::Run runs[kRuns];
+    const bool is_first = hand_ < ranges_[0].end;
+    const std::uintptr_t end = is_first ? ranges_[0].end : ranges_[1].end;
+    const int found = pager.scan.present(hand_, end, runs, kRuns, &hand_);
+    if (found < 0) return 0;
+    for (int i = 0; i < found && moved < wanted_pages; ++i) {
+      for (std::uint64_t page = (runs[i].begin - base) / kPageBytes;
+           page < (runs[i].end - base) / kPageBytes;) {
+        const std::uint64_t run_end = (runs[i].end - base) / kPageBytes;
+        std::uint64_t stop = (page / kGroupPages + 1) * kGroupPages;
+        if (stop > run_end) stop = run_end;
+        moved += stage_group(page, stop);
+        page = stop;
+        if (moved >= wanted_pages) {
+          hand_ = base + page * kPageBytes;
+          break;
+        }
+      }
+    }
+    if (hand_ >= end && moved < wanted_pages) {
+      if (!is_first) ++turns;
+      hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
+    }
+  }
+  return static_cast<unsigned>(moved);
+}
+
+// One staged page: into the compressed tier, or into the batch for the files. Lock of the group held. False:
+// it stays staged because nothing takes it.
+bool Evictor::put_away_page(std::uint64_t page) noexcept {
+  const std::byte* contents = pager.staged(page);
+  const PageTable& table = pager.table;
+  if (is_zero(contents)) {
+    table.set(page, PageWord::of(PageState::zero));
+    return true;
+  }
+  Store& store = pager.store(pager.own_store);
+  Handle handle = kNoObject;
+  const PutResult result = store.put(contents, kPageBytes, scratch_, &handle);
+  if (result == PutResult::stored) {
+    table.set(page, PageWord::of(PageState::stored, handle, pager.own_store));
+    return true;
+  }
+  if (!store.has_files() || store.is_degraded()) {
+    give_up(page);
+    return false;
+  }
+  if (!store.add(batch_, contents, kPageBytes)) return false;
+  batch_pages_[batch_.count() - 1] = {page, table.get(page).with(PageWord::kBusy)};
+  table.set(page, table.get(page).with(PageWord::kBusy));
+  return false;
+}
+
+unsigned Evictor::put_away(std::uint64_t group) noexcept {
+  const PageTable& table = pager.table;
+  unsigned freed = 0;
+  GroupLock hold(table, group);
+  GroupRecord& record = table.group(group);
+  record.queues &= static_cast<std::uint8_t>(~kInStageQueue);
+  std::uint32_t gone = 0;
+  bool is_left = false;
+  for (unsigned i = 0; i < kGroupPages; ++i) {
+    const std::uint64_t page = first_page(group) + i;
+    const PageWord word = table.get(page);
+    if (word.state() != PageState::staged || word.is(PageWord::kBusy)) continue;
+    if (put_away_page(page)) {
+      gone |= 1u << i;
+      ++freed;
+    } else {
+      is_left = is_left || table.get(page).state() == PageState::staged;
+    }
+  }
+  purge_staged(first_page(group), first_page(group) + kGroupPages,
+               [&](std::uint64_t page) { return (gone >> (page - first_page(group)) & 1) != 0; });
+  pager.staged_pages.fetch_sub(freed, std::memory_order_relaxed);
+  count(pager.counters.page_outs, freed);
+  if (freed != 0 && (record.queues & kInColdQueue) == 0 && cold_.push(group)) record.queues |= kInColdQueue;
+  if (is_left && staged_.push(group)) record.queues |= kInStageQueue;
+  return freed;
+}
+
+// After a write: pages whose word is as it was when they joined the batch are in the file now.
+unsigned Evictor::finish_batch() noexcept {
+  if (batch_.count() == 0) return 0;
+  Store& store = pager.store(pager.own_store);
+  store.write(batch_);
+  unsigned freed = 0;
+  for (unsigned i = 0; i < batch_.count(); ++i) {
+    const std::uint64_t page = batch_pages_[i].page;
+    const Handle written = batch_.written(i);
+    GroupLock hold(pager.table, page / kGroupPages);
+    const PageWord word = pager.table.get(page);
+    if (!(word == batch_pages_[i].word)) {
+      if (written != kNoObject) store.drop(written);  // touched or freed meanwhile
+    } else if (written == kNoObject) {
+      pager.table.set(page, word.without(PageWord::kBusy));  // stays where it is
+    } else {
+      pager.table.set(page, PageWord::of(PageState::stored, written, pager.own_store));
+      ++freed;
+      if (word.state() == PageState::staged) {
+        static_cast<void>(os::purge(pager.staged(page), kPageBytes));
+        pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+        count(pager.counters.page_outs);
+      } else {
+        store.drop(word.handle());
+      }
+    }
+  }
+  batch_.clear();
+  return freed;
+}
+
+unsigned Evictor::put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,
+                                  std::uint16_t minimum_age) noexcept {
+  unsigned freed = 0;
+  for (std::uint64_t left = staged_.count(); left != 0 && freed < wanted_pages; --left) {
+    if (pager.staged_pages.load(std::memory_order_relaxed) <= keep_pages) break;
+    const std::uint64_t group = staged_.front();
+    const auto age = static_cast<std::uint16_t>(tick_ - pager.table.group(group).staged_tick);
+    if (age < minimum_age) break;
+    staged_.pop();
+    freed += put_away(group);
+    if (batch_.count() + kGroupPages > kBatchObjectsMax) freed += finish_batch();
+  }
+  return freed + finish_batch();
+}
+
+void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
+  Store& store = pager.store(pager.own_store);
+  const std::size_t before = store.compressed_bytes();
+  while (cold_.count() != 0 && !store.is_degraded() && before - store.compressed_bytes() < wanted_bytes &&
+         before >= store.compressed_bytes()) {
+    const std::uint64_t group = cold_.pop();
+    {
+      GroupLock hold(pager.table, group);
+      pager.table.group(group).queues &= static_cast<std::uint8_t>(~kInColdQueue);
+      for (unsigned i = 0; i < kGroupPages; ++i) {
+        const std::uint64_t page = first_page(group) + i;
+        const PageWord word = pager.table.get(page);
+        if (word.state() != PageState::stored || word.is(PageWord::kBusy) ||
+            word.store() != pager.own_store || Store::is_on_file(word.handle()) ||
+            !store.add(batch_, word.handle()))
+          continue;
+        batch_pages_[batch_.count() - 1] = {page, word.with(PageWord::kBusy)};
+        pager.table.set(page, word.with(PageWord::kBusy));
+      }
+    }
+    if (batch_.count() + kGroupPages > kBatchObjectsMax) finish_batch();
+  }
+  finish_batch();
+}
+
+// One round against a fixed budget.
+bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
+  if (used <= budget) return false;
+  give_back_free_memory();
+  const std::uint64_t over = (used - budget) / kPageBytes;
+  const std::uint64_t wanted = over + budget / kPageBytes / 128 + 16;
+  const std::uint64_t stage_target = std::max<std::uint64_t>(512, budget / kPageBytes / 8);
+  std::uint64_t freed = put_away_oldest(wanted, stage_target / 2, 0);
+  const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
+  const std::size_t compressed_max = budget / 2;
+  if (pager.store(pager.own_store).has_files() && compressed > compressed_max)
+    write_cold(compressed - compressed_max);
+  const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
+  unsigned moved = 0;
+  if (staged < stage_target + wanted) moved = stage(std::max<std::uint64_t>(wanted, 64));
+  return freed + moved != 0;
+}
+
+// One round without a fixed budget: everything is probed once in a while by staging it; what stays untouched
+// for some seconds is put away. Slower when pages come back soon after they went out.
+bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
+  constexpr std::uint64_t kRoundMs = 250;
+  constexpr std::uint64_t kSweepMs = 20'000;     // every page is probed about this often
+  constexpr std::uint16_t kStagedTicks = 50;     // 5 s untouched in the staging area
+  constexpr std::uint64_t kRefaultShare = 2000;  // of the pages in RAM, may come back per round
+  constexpr std::uint64_t kPauseMs = 5'000;
+  if (now_ms - last_idle_round_ms_ < kRoundMs) return false;
+  last_idle_round_ms_ = now_ms;
+  const std::uint64_t resident = pager.used_bytes.load(std::memory_order_relaxed) / kPageBytes;
+  const std::uint64_t page_ins = pager.counters.page_ins.load(std::memory_order_relaxed);
+  const std::uint64_t came_back = page_ins - last_page_ins_;
+  last_page_ins_ = page_ins;
+  if (came_back > resident / kRefaultShare + 16) paused_until_ms_ = now_ms + kPauseMs;
+  if (now_ms < paused_until_ms_) return false;
+  give_back_free_memory();
+  put_away_oldest(~std::uint64_t{0}, 0, kStagedTicks);
+  stage(resident * kRoundMs / kSweepMs + 16);
+  return false;
+}
+
+void Evictor::run() noexcept {
+  constexpr std::uint64_t kNapNs = 2'000'000, kIdleNapNs = 20'000'000;
+  const std::size_t budget = pager.options.budget_bytes;
+  const std::size_t margin = budget / 16 < 8 * kMiB ? budget / 16 : 8 * kMiB;
+  for (;;) {
+    const std::uint64_t now_ms = os::clock_coarse_ms();
+    tick_ = static_cast<std::uint16_t>(now_ms / 100);
+    settle_journal(static_cast<std::uint32_t>(now_ms));
+    const std::size_t used = pager.meter.anonymous_bytes();
+    pager.used_bytes.store(used, std::memory_order_relaxed);
+    bool is_busy = false;
+    if (pager.may_page_out) is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
+    if (now_ms - last_trim_ms_ >= 1000) {
+      last_trim_ms_ = now_ms;
+      pager.store(pager.own_store).trim();
+      pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
+    }
+    // Without progress there is nothing to wait for.
+    vm::paging_pressure.store(budget != 0 && used > budget + margin && is_busy, std::memory_order_relaxed);
+    pager.room.fetch_add(1, std::memory_order_release);
+    os::wake_all(pager.room);
+    if (is_busy) continue;
+    const bool is_near = budget != 0 && used + used / 4 > budget;
+    os::wait_on(pager.kick, pager.kick.load(std::memory_order_relaxed),
+                is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
+  }
+}
+
+void settle_journal(std::uint32_t now_ms) noexcept {
+  if (pager.is_child_unclaimed()) return;
+  JournalEntry entry;
+  while (pager.journal.pop(now_ms, kJournalAgeMs, &entry)) {
+    GroupLock hold(pager.table, entry.page / kGroupPages);
+    if (entry.old.state() == PageState::staged) {
+      static_cast<void>(os::purge(pager.staged(entry.page), kPageBytes));
+      pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    } else if (entry.old.state() == PageState::stored) {
+      pager.store(entry.old.store()).drop(entry.old.handle());
+    }
+    pager.table.set(entry.page, pager.table.get(entry.page).without(PageWord::kJournaled));
+  }
+}
+
+bool start_evictor() noexcept {
+  const std::size_t bytes = align_up(sizeof(Evictor), os::page_bytes());
+  void* memory = os::reserve(bytes, os::page_bytes());
+  if (memory == nullptr || !os::commit(memory, bytes)) return false;
+  auto* evictor = new (memory) Evictor;
+  if (!evictor->open()) return false;
+  return os::start_service_thread(
+      [](void* started) {
+        wait_at_gate();
+        static_cast<Evictor*>(started)->run();
+      },
+      evictor, "glebe-evict");
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,71 @@
+// The state of the thread that takes pages out; evictor.cpp says how (namespace glebe::paging). Used by one
+// thread.
+#pragma once
+
+#include <new>
+
+#include "src/paging/page_table.h"
+#include "src/vm/region.h"
+
+namespace glebe::paging {
+
+// Numbers of groups, first in, first out.
+class GroupQueue {
+ public:
+  [[nodiscard]] bool open(std::uint64_t capacity) noexcept;
+  [[nodiscard]] bool push(std::uint64_t group) noexcept {
+    if (tail_ - head_ == capacity_) return false;
+    ring_[tail_++ % capacity_] = group;
+    return true;
+  }
+  [[nodiscard]] std::uint64_t front() const noexcept { return ring_[head_ % capacity_]; }
+  std::uint64_t pop() noexcept { return ring_[head_++ % capacity_]; }
+  [[nodiscard]] std::uint64_t count() const noexcept { return tail_ - head_; }
+
+ private:
+  std::uint64_t* ring_ = nullptr;
+  std::uint64_t capacity_ = 0, head_ = 0, tail_ = 0;
+};
+
+class Evictor {
+ public:
+  [[nodiscard]] bool open() noexcept;
+  void run() noexcept;  // never returns
+
+ private:
+  static constexpr unsigned kChancesRefused = 3;
+  struct BatchPage {
+    std::uint64_t page;
+    PageWord word;
+  };
+  struct Range {
+    std::uintptr_t begin, end;
+  };
+
+  [[nodiscard]] bool keep_budget(std::size_t used, std::size_t budget) noexcept;
+  [[nodiscard]] bool take_idle(std::uint64_t now_ms) noexcept;
+  void give_back_free_memory() noexcept;
+  void give_back_free_pages(std::uint64_t group) noexcept;
+  unsigned stage(std::uint64_t wanted_pages) noexcept;
+  unsigned stage_group(std::uint64_t begin, std::uint64_t end) noexcept;
+  unsigned stage_run(std::uint64_t begin, std::uint64_t end) noexcept;
+  unsigned put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,
+                           std::uint16_t minimum_age) noexcept;
+  unsigned put_away(std::uint64_t group) noexcept;
+  [[nodiscard]] bool put_away_page(std::uint64_t page) noexcept;
+  unsigned finish_batch() noexcept;
+  void write_cold(std::size_t wanted_bytes) noexcept;
+
+  // The large slots and the chunks: what lies between is ours and never goes out.
+  Range ranges_[2] = {};
+  std::uintptr_t hand_ = 0;
+  GroupQueue staged_;  // groups with staged pages
+  GroupQueue cold_;    // groups with compressed pages
+  Scratch scratch_;
+  Batch batch_;
+  BatchPage batch_pages_[kBatchObjectsMax] = {};
+  std::uint16_t tick_ = 0;  // of 100 ms
+  std::uint64_t last_trim_ms_ = 0, last_idle_round_ms_ = 0, paused_until_ms_ = 0, last_page_ins_ = 0;
+};
+
+}  // namespace glebe::paging

@@ -1,0 +1,119 @@
+// Carries out plans: begins flights, moves bytes between tiers, lands (namespace glebe::paging).
+//
+// A Mover belongs to one thread for the length of one call. Copies to page files gather in its batch, so that
+// many extents leave with one large write; flush() writes it and lands them. It never waits for a flight of
+// somebody else. Working memory (batch, codec state, two buffers of an extent) comes from the pager's pool;
+// a Mover holds none while it waits for budget, so that threads cannot wait for each other in a circle.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "platform/thread.h"
+#include "src/paging/buffer.h"
+#include "src/paging/store.h"
+
+namespace glebe::paging {
+
+class BufferPager;
+
+// A copy in the batch.
+struct PendingCopy {
+  Extent* extent;
+  Plan plan;
+  std::uint32_t stored_bytes;
+};
+
+// Working memory of one thread that moves bytes.
+struct MoverMemory {
+  Scratch scratch;
+  Batch batch;
+  std::byte* bounce = nullptr;  // an extent on its way between two tiers that are not host memory
+  std::byte* coded = nullptr;   // an extent as its codec made it
+  bool is_open = false;
+  bool is_taken = false;
+  PendingCopy pending[kBatchObjectsMax] = {};
+};
+
+class MoverPool {
+ public:
+  MoverPool() noexcept = default;
+  MoverPool(const MoverPool&) = delete;
+  MoverPool& operator=(const MoverPool&) = delete;
+
+  [[nodiscard]] bool open(unsigned count, Codec codec) noexcept;  // count <= kMoversMax
+  void close() noexcept;
+  // Waits until one is free. nullptr: no memory.
+  [[nodiscard]] MoverMemory* take() noexcept;
+  void give_back(MoverMemory* memory) noexcept;
+
+  static constexpr unsigned kMoversMax = 80;
+
+ private:
+  [[nodiscard]] bool prepare(MoverMemory& memory) noexcept;
+
+  os::Mutex lock_;  // guards is_taken
+  MoverMemory* all_ = nullptr;
+  unsigned count_ = 0;
+  std::size_t size_bytes_ = 0;
+  Codec codec_ = Codec::lz4;
+  std::atomic<std::uint32_t> word_{0};  // changes when one was given back
+  std::atomic<std::uint32_t> waiters_{0};
+};
+
+class Mover {
+ public:
+  explicit Mover(BufferPager& pager) noexcept : pager_(pager) {}
+  ~Mover() {
+    flush();
+    release_memory();
+  }
+  Mover(const Mover&) = delete;
+  Mover& operator=(const Mover&) = delete;
+
+  // How the extent is to be held when the flight ends, if the copy got there.
+  struct Pin {
+    bool wanted = false, writes = false;
+    Tier tier = Tier::host;
+    bool is_taken = false;  // set when it was
+  };
+
+  // Does the operation on one extent. `busy` flights of others: Refusal::busy in *refusal, result ok, nothing
+  // done. A copy to a file may be pending until flush(); its failure is then in first_failure().
+  [[nodiscard]] Result move(Extent& extent, Operation operation, Tier tier, Pin* pin,
+                            Refusal* refusal) noexcept;
+  // Writes what is pending. Returns the first failure since the last flush, or ok.
+  Result flush() noexcept;
+  // Bytes of host or device memory that came free by this mover so far.
+  [[nodiscard]] std::size_t freed_bytes() const noexcept { return freed_bytes_; }
+  // For operations that have more than one way out (evict): with fallback, what the compressed tier does not
+  // take goes on to the file.
+  void set_fallback(bool on) noexcept { has_fallback_ = on; }
+
+ private:
+  [[nodiscard]] Result carry_out(Extent& extent, Plan& plan, bool* is_pending) noexcept;
+  [[nodiscard]] Result to_host(Extent& extent, const Plan& plan) noexcept;
+  [[nodiscard]] Result to_device(Extent& extent, const Plan& plan) noexcept;
+  [[nodiscard]] Result to_store(Extent& extent, Plan& plan, bool* is_pending) noexcept;
+  [[nodiscard]] Result put_compressed(Extent& extent, const std::byte* data,
+                                      std::uint32_t stored_bytes) noexcept;
+  [[nodiscard]] Result put_file(Extent& extent, const Plan& plan, const std::byte* data,
+                                std::uint32_t stored_bytes) noexcept;
+  [[nodiscard]] Result read_copy(Extent& extent, Tier from, std::byte* to) noexcept;
+  [[nodiscard]] Result read_stored(Extent& extent, Tier from, std::byte* to) noexcept;
+  void land(Extent& extent, const Plan& plan, Result result, Pin* pin) noexcept;
+  void drop_copies(Extent& extent, std::uint8_t drops) noexcept;
+  void discard_copy(Extent& extent, Tier tier) noexcept;
+  [[nodiscard]] bool need_memory() noexcept;
+  void release_memory() noexcept;
+
+  BufferPager& pager_;
+  MoverMemory* memory_ = nullptr;
+  Result failure_ = Result::ok;
+  bool has_fallback_ = false;
+  unsigned pending_count_ = 0;
+  std::size_t freed_bytes_ = 0;
+};
+
+}  // namespace glebe::paging

@@ -1,0 +1,165 @@
+#include "src/paging/page_in.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "platform/process.h"
+#include "platform/service.h"
+#include "src/base/check.h"
+#include "src/base/text.h"
+#include "src/paging/pager_state.h"
+
+namespace glebe::paging {
+namespace {
+
+alignas(4096) constinit const std::byte zero_page[kPageBytes] = {};
+
+// Chances that a page gets before the clock hand takes it: one that was touched in the staging area is in
+// use; one that came back from farther may be the only touch in a long time.
+constexpr unsigned kChancesStaged = 3, kChancesExpanded = 1, kChancesReadAhead = 0;
+
+// Streams of touches in ascending order. Racy on purpose: a lost update costs a page of read-ahead.
+struct Stream {
+  std::atomic<std::uint64_t> next{0};
+  std::atomic<unsigned> window{0};
+};
+constexpr unsigned kStreams = 64, kWindowMax = 4;
+constinit Stream streams[kStreams];
+constinit std::atomic<unsigned> next_stream{0};
+
+// How many pages to bring along with this one.
+unsigned window_for(std::uint64_t page) noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  for (Stream& stream : streams) {
+    const std::uint64_t next = stream.next.load(kRelaxed);
+    if (next == 0 || page < next || page > next + 2) continue;
+    const unsigned window =
+        stream.window.load(kRelaxed) * 2 < kWindowMax ? stream.window.load(kRelaxed) * 2 : kWindowMax;
+    stream.window.store(window, kRelaxed);
+    stream.next.store(page + window + 1, kRelaxed);
+    return window;
+  }
+  Stream& stream = streams[next_stream.fetch_add(1, kRelaxed) % kStreams];
+  stream.next.store(page + 1, kRelaxed);
+  stream.window.store(1, kRelaxed);
+  return 0;
+}
+
+// A staged page moves back; where it is shared with a forked child it is copied, and the staged one stays for
+// a while.
+PageIn take_back(std::uint64_t page, PageWord word) noexcept {
+  std::byte* const address = pager.table.address_of(page);
+  const long moved = pager.faults.move(address, pager.staged(page), kPageBytes);
+  if (moved == -EAGAIN) return PageIn::later;
+  bool is_left = false;
+  if (moved == -EEXIST) {
+    pager.faults.wake(address, kPageBytes);
+    is_left = true;
+  } else if (moved != static_cast<long>(kPageBytes)) {
+    const int error = put_in_place(page, pager.staged(page));
+    if (error == -EAGAIN) return PageIn::later;
+    is_left = true;
+  }
+  count(pager.counters.second_chances);
+  const PageWord next = PageWord::resident(kChancesStaged);
+  if (is_left) {
+    leave_out(page, word.without(PageWord::kBusy), next);
+  } else {
+    note_back(page);
+    pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    pager.table.set(page, next);
+  }
+  return PageIn::done;
+}
+
+bool expand(std::uint64_t page, PageWord word, unsigned chances, Scratch& scratch,
+            std::byte* buffer) noexcept {
+  const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
+  if (result != GetResult::ok) fail_page_in(page, result);
+  if (put_in_place(page, buffer) == -EAGAIN) return false;
+  count(pager.counters.page_ins);
+  leave_out(page, word.without(PageWord::kBusy), PageWord::resident(chances));
+  return true;
+}
+
+}  // namespace
+
+int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {
+  std::byte* const address = pager.table.address_of(page);
+  const int error = pager.faults.copy(address, contents, kPageBytes);
+  if (error == -EAGAIN) return error;
+  // There already (-EEXIST), or not to be had any more (the program is ending): nobody may wait for ever.
+  if (error != 0) pager.faults.wake(address, kPageBytes);
+  return 0;
+}
+
+bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept {
+  if (is_write) return put_in_place(page, zero_page) == 0;
+  std::byte* const address = pager.table.address_of(page);
+  const int error = pager.faults.zero(address, kPageBytes);
+  if (error == -EAGAIN) return false;
+  if (error != 0) pager.faults.wake(address, kPageBytes);
+  return true;
+}
+
+PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept {
+  const PageWord word = pager.table.get(page);
+  switch (word.state()) {
+    case PageState::resident:
+      if (!fill_with_zeros(page, is_write)) return PageIn::later;
+      count(pager.counters.zero_fills);
+      return PageIn::done;
+    case PageState::zero:
+      if (!fill_with_zeros(page, is_write)) return PageIn::later;
+      count(pager.counters.zero_fills);
+      leave_out(page, word, PageWord::resident(kChancesExpanded));
+      return PageIn::done;
+    case PageState::staged:
+      return take_back(page, word);
+    case PageState::stored:
+      break;
+  }
+  return expand(page, word, kChancesExpanded, scratch, buffer) ? PageIn::expanded : PageIn::later;
+}
+
+void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
+  const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+  const std::uint64_t wanted = page + 1 + window_for(page);
+  const std::uint64_t end = wanted < group_end ? wanted : group_end;
+  for (std::uint64_t next = page + 1; next < end; ++next) {
+    const PageWord word = pager.table.get(next);
+    if (word.state() != PageState::stored || Store::is_on_file(word.handle())) continue;
+    if (!expand(next, word, kChancesReadAhead, scratch, buffer)) return;
+    count(pager.counters.read_ahead_pages);
+  }
+}
+
+void fail_page_in(std::uint64_t page, GetResult result) noexcept {
+  char space[256];
+  Text text(space);
+  text.append("glebe: the contents of the page at ").append_address(pager.table.address_of(page));
+  text.append(result == GetResult::corrupt ? " are damaged in the page file (checksum)"
+                                           : " cannot be read from the page file");
+  text.append(" in ").append(pager.options.directory != nullptr ? pager.options.directory : "RAM");
+  text.append("; the process ends\n");
+  os::write_error_of_program(text.c_str(), text.size());
+  os::abort_process();
+}
+
+void copy_contents(std::uint64_t page, PageWord word, std::byte* to, Scratch& scratch) noexcept {
+  switch (word.state()) {
+    case PageState::resident:
+    case PageState::zero:
+      std::memset(to, 0, kPageBytes);
+      return;
+    case PageState::staged:
+      std::memcpy(to, pager.staged(page), kPageBytes);
+      return;
+    case PageState::stored:
+      break;
+  }
+  const GetResult result = pager.store(word.store()).get(word.handle(), to, kPageBytes, scratch);
+  if (result != GetResult::ok) fail_page_in(page, result);
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,37 @@
+// Bringing one page back (namespace glebe::paging). Private to the pager. Every function needs the lock of
+// the page's group.
+#pragma once
+
+#include "src/paging/page_table.h"
+
+namespace glebe::paging {
+
+enum class PageIn : std::uint8_t {
+  done,      // the page is there
+  expanded,  // it is there, and came from the compressed tier
+  later,     // a fork is under way: nothing was done, try again
+};
+
+// Answers a touch of a missing page that is not in a file. `buffer` holds a page.
+[[nodiscard]] PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept;
+
+// Brings pages behind this one back that went out in the same group, when pages were touched in order before.
+void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept;
+
+// Puts contents in place and wakes who waits. 0, or -EAGAIN while a fork is under way.
+[[nodiscard]] int put_in_place(std::uint64_t page, const std::byte* contents) noexcept;
+
+// The page reads as zero.
+bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept;  // false: try again
+
+// The contents of a page cannot be had: says so, with the address, and ends the process. Wrong bytes would be
+// worse.
+[[noreturn]] void fail_page_in(std::uint64_t page, GetResult result) noexcept;
+
+// Copies what an out page holds to `to`, leaving it where it is: for a forked child.
+void copy_contents(std::uint64_t page, PageWord word, std::byte* to, Scratch& scratch) noexcept;
+
+// Answers what the fault servers laid aside. Takes locks itself.
+void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept;
+
+}  // namespace glebe::paging

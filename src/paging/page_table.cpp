@@ -1,0 +1,62 @@
+#include "src/paging/page_table.h"
+
+#include "platform/thread.h"
+#include "platform/vm.h"
+
+namespace glebe::paging {
+namespace {
+
+// Memory that is committed and touched nowhere: the system gives pages as they are written.
+template <class Record>
+Record* open_table(std::size_t count) noexcept {
+  const std::size_t bytes = align_up(count * sizeof(Record), vm::kPageBytes);
+  void* base = os::reserve(bytes, os::page_bytes());
+  if (base == nullptr) return nullptr;
+  if (os::commit(base, bytes)) return static_cast<Record*>(base);
+  os::release(base, bytes);
+  return nullptr;
+}
+
+template <class Record>
+void close_table(Record* table, std::size_t count) noexcept {
+  if (table != nullptr) os::release(table, align_up(count * sizeof(Record), vm::kPageBytes));
+}
+
+}  // namespace
+
+bool PageTable::open(std::byte* base, std::size_t size_bytes) noexcept {
+  const std::size_t pages = size_bytes / kPageBytes, groups = size_bytes / kGroupBytes,
+                    units = size_bytes / kUnitBytes;
+  words_ = open_table<std::atomic<std::uint64_t>>(pages);
+  groups_ = open_table<GroupRecord>(groups);
+  units_ = open_table<UnitRecord>(units);
+  if (words_ != nullptr && groups_ != nullptr && units_ != nullptr) {
+    base_ = base;
+    size_bytes_ = size_bytes;
+    return true;
+  }
+  close_table(words_, pages);
+  close_table(groups_, groups);
+  close_table(units_, units);
+  return false;
+}
+
+bool PageTable::try_lock(std::uint64_t group) const noexcept {
+  std::atomic<std::uint32_t>& lock = groups_[group].lock;
+  std::uint32_t seen = lock.load(std::memory_order_relaxed);
+  // Acquire pairs with the release in unlock().
+  return seen != held_ && lock.compare_exchange_strong(seen, held_, std::memory_order_acquire);
+}
+
+void PageTable::lock(std::uint64_t group) const noexcept {
+  constexpr int kSpins = 200;
+  for (int spins = 0; !try_lock(group); ++spins) {
+    if (spins >= kSpins) os::yield();
+  }
+}
+
+void PageTable::unlock(std::uint64_t group) const noexcept {
+  groups_[group].lock.store(0, std::memory_order_release);
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,104 @@
+// The state of the pager, shared by its parts (namespace glebe::paging). Private to pager*.cpp,
+// fault_server.cpp, evictor.cpp and discard.cpp.
+//
+//   pager.cpp         start, options, statistics
+//   fault_server.cpp  threads that answer faults, and those that read page files
+//   evictor.cpp       the thread that takes pages out
+//   discard.cpp       what the heap calls when it frees, purges and decommits
+//   pager_fork.cpp    forked children
+#pragma once
+
+#include <atomic>
+
+#include "platform/fault.h"
+#include "src/paging/journal.h"
+#include "src/paging/page_table.h"
+#include "src/paging/pager.h"
+
+namespace glebe::paging {
+
+struct PagerCounters {
+  std::atomic<std::uint64_t> page_outs{0}, page_ins{0}, file_page_ins{0}, faults{0}, zero_fills{0},
+      second_chances{0}, read_ahead_pages{0}, dropped_pages{0}, moved_pages{0}, refused_pages{0},
+      free_pages{0}, stall_ns{0}, throttles{0}, throttle_ns{0}, evictor_cpu_ns{0}, forks{0}, takeovers{0};
+  std::atomic<std::uint64_t> latency[kLatencyBuckets] = {};
+};
+
+struct Pager {
+  PagerOptions options;
+  std::atomic<PagerMode> mode{PagerMode::off};
+  PageTable table;
+  std::byte* staging = nullptr;  // of the table's length; a page is staged at its own offset
+  Journal journal;
+
+  // Descriptors of the pager threads' own table.
+  os::UserFault faults;
+  os::PageScan scan;
+  os::ResidentMeter meter;
+
+  alignas(Store) std::byte store_memory[kStoreMax][sizeof(Store)] = {};  // never destroyed
+  unsigned own_store = 0;                                                // the others are inherited, sealed
+  bool may_page_out = true;  // false in a child that could not open a store of its own
+
+  std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
+  std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
+  std::atomic<std::uint32_t> kick{0};                        // futex: the evictor has something to do
+  std::atomic<std::uint32_t> room{0};   // futex: counts the evictor's rounds, for those who wait for room
+  std::atomic<std::uint32_t> ready{0};  // futex: 1 when the pager serves, 2 when it cannot
+  std::atomic<std::uint32_t> gate{0};   // futex: 1 when the threads may begin
+  std::atomic<std::uint32_t> fork_sequence{0};
+  std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
+  std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer
+  std::atomic<bool> is_staging_watched{false};       // from the first time that something is staged
+  std::atomic<bool> evictor_in_heap{false};          // holds locks of the heap: fork waits a moment
+  PagerCounters counters;
+
+  [[nodiscard]] Store& store(unsigned index) noexcept {
+    return *reinterpret_cast<Store*>(store_memory[index]);
+  }
+  [[nodiscard]] std::byte* staged(std::uint64_t page) const noexcept { return staging + page * kPageBytes; }
+  [[nodiscard]] bool is_child_unclaimed() const noexcept {
+    return forks_under_way.load(std::memory_order_acquire) +
+               unclaimed_children.load(std::memory_order_acquire) !=
+           0;
+  }
+};
+extern constinit Pager pager;
+
+inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) noexcept {
+  counter.fetch_add(by, std::memory_order_relaxed);
+}
+
+// A page that was resident is out now, or the other way round. Lock of the group held.
+void note_out(std::uint64_t page) noexcept;
+void note_back(std::uint64_t page) noexcept;
+
+// The page's contents are back in the heap, or not wanted any more: its word becomes resident, and what it
+// had is given up when no child needs it. Lock of the group held.
+void leave_out(std::uint64_t page, PageWord old, PageWord next) noexcept;
+
+// Gives up what journal entries name that are old enough. Called by the evictor.
+void settle_journal(std::uint32_t now_ms) noexcept;
+
+// discard.cpp
+[[nodiscard]] bool purge_range(void* base, std::size_t size_bytes) noexcept;
+[[nodiscard]] bool decommit_range(void* base, std::size_t size_bytes) noexcept;
+[[nodiscard]] std::uint64_t drop_freed(std::byte* first_page, unsigned count) noexcept;
+[[nodiscard]] unsigned count_out(const std::byte* first_page, unsigned count) noexcept;
+void wait_for_room() noexcept;
+
+// fault_server.cpp
+// Threads are made before any of them may begin: making one calls malloc, and the page it gets may be out.
+void wait_at_gate() noexcept;
+
+[[nodiscard]] bool start_fault_servers() noexcept;
+
+// evictor.cpp
+[[nodiscard]] bool start_evictor() noexcept;
+
+// pager_fork.cpp
+[[nodiscard]] bool start_children_server() noexcept;
+void adopt_child(int descriptor) noexcept;  // by the thread that read the fork event
+[[nodiscard]] bool set_fork_hooks() noexcept;
+
+}  // namespace glebe::paging
