@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 UNITS = {'kKiB': 1 << 10, 'kMiB': 1 << 20, 'kGiB': 1 << 30, 'kTiB': 1 << 40}
-MISUSE_WORDS = ['abort', 'warn', 'ignore']
+WORDS = {'misuse': ['abort', 'warn', 'ignore'], 'paging': ['off', 'auto', 'uffd', 'kernel'], 'codec': ['lz4', 'zstd']}
 ENTRY = re.compile(r'^OPTION\((\w+), (\w+), ([^,]+), ([^,]+), ([^,]+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\)', re.M)
 
 INTRODUCTION = '''\
@@ -19,7 +19,7 @@ Options are read once, before the first allocation, from the environment variabl
     GLEBE_OPTIONS=on_misuse=warn,purge_delay_ms=1000,reserve=64G
 
 Entries are separated by commas, without spaces. A size is a number of bytes, or of the unit K, M, G or T
-(powers of 1024) that follows it; a flag is 0 or 1. When a name occurs several times the last valid entry
+(powers of 1024) that follows it; a flag is 0 or 1; a text has no comma in it. When a name occurs several times the last valid entry
 counts. An unknown name or a value that is malformed or out of its limits is reported on standard error, and
 that entry is ignored. A set-user-id process does not read the variable.
 
@@ -40,8 +40,8 @@ def number(expression):
 
 
 def shown(kind, value):
-    if kind == 'misuse':
-        return MISUSE_WORDS[value]
+    if kind in WORDS:
+        return WORDS[kind][value]
     if kind == 'size':
         for shift, unit in ((40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')):
             if value >= 1 << shift and value % (1 << shift) == 0:
@@ -65,8 +65,11 @@ def document(entries):
     for kind, name, standard, lowest, highest, _ in entries:
         default = shown(kind, standard) if lowest <= standard <= highest else 'not set'
         limits = f'{shown(kind, lowest)} to {shown(kind, highest)}'
-        if kind == 'misuse':
-            limits = ', '.join(MISUSE_WORDS)
+        if kind in WORDS:
+            limits = ', '.join(WORDS[kind])
+            kind = 'word'
+        elif kind == 'text':
+            default, limits = 'not set', 'any, without a comma'
         lines.append(f'| `{name}` | {kind} | {default} | {limits} |\n')
     for _, name, _, _, _, help_text in entries:
         lines.append(f'\n## {name}\n\n' + textwrap.fill(help_text, 110) + '\n')

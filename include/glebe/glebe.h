@@ -169,6 +169,35 @@ typedef struct glebe_stats {
   uint64_t protect_calls;
   uint64_t move_calls;
   uint64_t advise_calls;
+  // The paging tier; all 0 where it is off (docs/paging.md).
+  uint64_t paging_mode;
+  uint64_t paging_budget_bytes;
+  uint64_t paging_used_bytes;
+  uint64_t paging_staged_bytes;
+  uint64_t paging_out_bytes;
+  uint64_t paging_compressed_bytes;
+  uint64_t paging_stored_bytes;
+  uint64_t paging_file_bytes;
+  uint64_t paging_page_outs;
+  uint64_t paging_page_ins;
+  uint64_t paging_file_page_ins;
+  uint64_t paging_faults;
+  uint64_t paging_zero_fills;
+  uint64_t paging_second_chances;
+  uint64_t paging_read_ahead_pages;
+  uint64_t paging_dropped_pages;
+  uint64_t paging_moved_pages;
+  uint64_t paging_refused_pages;
+  uint64_t paging_free_pages;
+  uint64_t paging_stall_ns_total;
+  uint64_t paging_throttles;
+  uint64_t paging_throttle_ns_total;
+  uint64_t paging_evictor_cpu_ns;
+  uint64_t paging_forks;
+  uint64_t paging_takeovers;
+  uint64_t paging_store_errors;
+  uint64_t paging_stall_p50_ns;
+  uint64_t paging_stall_p99_ns;
 } glebe_stats;
 
 // Fills the fields that fit in stats->struct_bytes and keeps that number. Returns 0, or -1 and errno EINVAL

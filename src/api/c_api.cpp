@@ -15,8 +15,6 @@
 namespace glebe::api {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
-
 // A handle of the C interface is a heap of ours seen through an opaque type.
 heap::Heap* heap_of_handle(glebe_heap* handle) noexcept { return reinterpret_cast<heap::Heap*>(handle); }
 glebe_heap* handle_of_heap(heap::Heap* heap) noexcept { return reinterpret_cast<glebe_heap*>(heap); }
@@ -106,7 +104,7 @@ using namespace glebe;
 
 extern "C" {
 
-const char* glebe_version(void) { return api::kVersion; }
+const char* glebe_version(void) { return GLEBE_VERSION; }
 
 void* glebe_malloc(size_t size) { return api::allocate(size); }
 

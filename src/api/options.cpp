@@ -7,6 +7,7 @@
 #include "src/heap/allocate.h"
 #include "src/heap/misuse.h"
 #include "src/heap/reclaim.h"
+#include "src/paging/pager.h"
 #include "src/vm/chunk.h"
 #include "src/vm/region.h"
 
@@ -26,11 +27,16 @@ constexpr OptionInfo kTable[] = {
 };
 
 constexpr std::string_view kMisuseWords[] = {"abort", "warn", "ignore"};
+constexpr std::string_view kPagingWords[] = {"off", "auto", "uffd", "kernel"};
+constexpr std::string_view kCodecWords[] = {"lz4", "zstd"};
 
 // The order of the words is the order of the actions.
 static_assert(static_cast<unsigned>(heap::MisuseAction::abort) == 0);
 static_assert(static_cast<unsigned>(heap::MisuseAction::warn) == 1);
 static_assert(static_cast<unsigned>(heap::MisuseAction::ignore) == 2);
+
+static_assert(static_cast<unsigned>(paging::PagerWish::kernel) == 3);
+static_assert(static_cast<unsigned>(paging::Codec::zstd) == 1);
 
 // Characters [begin, end) of the text. Unlike substr() it cannot throw, so that no C++ library is needed.
 constexpr std::string_view part(std::string_view text, std::size_t begin, std::size_t end) noexcept {
@@ -68,31 +74,51 @@ Value parse_size(std::string_view text) noexcept {
   return value;
 }
 
-Value parse_misuse(std::string_view text) noexcept {
-  for (std::size_t i = 0; i < std::size(kMisuseWords); ++i) {
-    if (text == kMisuseWords[i]) return {i, nullptr};
+Value parse_word(std::string_view text, std::span<const std::string_view> words,
+                 const char* problem) noexcept {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (text == words[i]) return {i, nullptr};
   }
-  return {0, "the value is none of abort, warn, ignore"};
+  return {0, problem};
 }
 
-Value parse_value(OptionKind kind, std::string_view text) noexcept {
+// Where the text stands: its offset in `whole`, plus 1, and its length.
+constexpr unsigned kLengthBits = 16;
+Value parse_text(std::string_view text, std::string_view whole) noexcept {
+  if (text.empty()) return {0, "a text is missing"};
+  if (text.size() >= std::size_t{1} << kLengthBits) return {0, "the text is too long"};
+  const auto offset = static_cast<std::uint64_t>(text.data() - whole.data());
+  return {(offset + 1) << kLengthBits | text.size(), nullptr};
+}
+
+Value parse_value(OptionKind kind, std::string_view text, std::string_view whole) noexcept {
   switch (kind) {
-    case OptionKind::misuse: return parse_misuse(text);
-    case OptionKind::size: return parse_size(text);
+    case OptionKind::misuse:
+      return parse_word(text, kMisuseWords, "the value is none of abort, warn, ignore");
+    case OptionKind::paging:
+      return parse_word(text, kPagingWords, "the value is none of off, auto, uffd, kernel");
+    case OptionKind::codec:
+      return parse_word(text, kCodecWords, "the value is none of lz4, zstd");
+    case OptionKind::text:
+      return parse_text(text, whole);
+    case OptionKind::size:
+      return parse_size(text);
     case OptionKind::flag:
-    case OptionKind::milliseconds: break;
+    case OptionKind::milliseconds:
+      break;
   }
   return parse_number(text);
 }
 
 // Sets what one entry "name=value" says, or tells why not.
-const char* apply_entry(std::string_view entry, Options& options) noexcept {
+const char* apply_entry(std::string_view entry, std::string_view whole, Options& options) noexcept {
   const std::size_t equals = entry.find('=');
   if (equals == std::string_view::npos) return "there is no '='";
   const OptionInfo* option = find_option(part(entry, 0, equals));
   if (option == nullptr) return "there is no option of that name";
-  const Value value = parse_value(option->kind, part(entry, equals + 1, entry.size()));
+  const Value value = parse_value(option->kind, part(entry, equals + 1, entry.size()), whole);
   if (value.problem != nullptr) return value.problem;
+  if (option->kind == OptionKind::text) return options.*option->value = value.number, nullptr;
   if (value.number < option->lowest) return "the value is below the lowest allowed";
   if (value.number > option->highest) return "the value is above the highest allowed";
   options.*option->value = value.number;
@@ -130,6 +156,23 @@ void hand_down(const Options& options) noexcept {
   vm::requested_chunk_space_bytes = static_cast<std::size_t>(options.reserve);
 }
 
+// Copies the texts to where they stay: the environment may be changed by the program.
+void keep_texts(std::string_view text, Options& options) noexcept {
+  static constinit char kept[4 * kKiB];
+  std::size_t used = 0;
+  for (const OptionInfo& option : kTable) {
+    if (option.kind != OptionKind::text || options.*option.value == 0) continue;
+    const std::uint64_t place = options.*option.value;
+    const std::size_t offset = (place >> kLengthBits) - 1, length = place & ((1u << kLengthBits) - 1);
+    options.*option.value = 0;
+    if (used + length + 1 > sizeof kept) continue;
+    for (std::size_t i = 0; i < length; ++i) kept[used + i] = text[offset + i];
+    kept[used + length] = '\0';
+    options.*option.value = reinterpret_cast<std::uintptr_t>(kept + used);
+    used += length + 1;
+  }
+}
+
 // Waits until the thread that is reading the options is done. A signal handler may have interrupted that very
 // thread, or we are in a child forked meanwhile: after kYieldMax turns the settings made so far have to do.
 void wait_for_reader() noexcept {
@@ -160,7 +203,7 @@ ParsedOptions parse_options(std::string_view text) noexcept {
     const std::size_t comma = text.find(',', begin);
     const std::size_t end = comma == std::string_view::npos ? text.size() : comma;
     const std::string_view entry = part(text, begin, end);
-    const char* reason = apply_entry(entry, parsed.options);
+    const char* reason = apply_entry(entry, text, parsed.options);
     if (reason != nullptr) {
       if (parsed.problem_count < kProblemMax) parsed.problems[parsed.problem_count] = {entry, begin, reason};
       ++parsed.problem_count;
@@ -184,6 +227,7 @@ void configure() noexcept {
     const ParsedOptions parsed = parse_options(text);
     report_problems(parsed);
     options_in_force = parsed.options;
+    keep_texts(text, options_in_force);
   }
   hand_down(options_in_force);
   configured.store(Configured::yes, std::memory_order_release);  // pairs with acquire in ensure_configured()

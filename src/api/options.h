@@ -17,9 +17,11 @@
 
 namespace glebe::api {
 
-enum class OptionKind : std::uint8_t { misuse, flag, milliseconds, size };
+enum class OptionKind : std::uint8_t { misuse, flag, milliseconds, size, paging, codec, text };
 
-// One value per option; a misuse action is its number, a flag 0 or 1, times are milliseconds and sizes bytes.
+// One value per option; a word is its number, a flag 0 or 1, times are milliseconds and sizes bytes. A text
+// is, once it is in force, the address of its characters (see text_of), 0 when not set; before that, where it
+// stands in the parsed text.
 struct Options {
 #define OPTION(kind, name, standard, lowest, highest, help) std::uint64_t name = standard;
 #include "src/api/options.def"
@@ -29,7 +31,7 @@ struct Options {
 struct OptionInfo {
   const char* name;
   OptionKind kind;
-  std::uint64_t Options::* value;
+  std::uint64_t Options::*value;
   std::uint64_t lowest, highest;
 };
 [[nodiscard]] std::span<const OptionInfo> option_table() noexcept;
@@ -53,6 +55,11 @@ struct ParsedOptions {
 // Pure: no environment, no output. The problems refer to `text`.
 [[nodiscard]] ParsedOptions parse_options(std::string_view text) noexcept;
 
+// The characters of a text option in force, or nullptr when it is not set.
+[[nodiscard]] inline const char* text_of(std::uint64_t value) noexcept {
+  return reinterpret_cast<const char*>(static_cast<std::uintptr_t>(value));
+}
+
 // What is in force. Defaults until configure() ran.
 [[nodiscard]] const Options& current_options() noexcept;
 
@@ -66,7 +73,8 @@ extern constinit std::atomic<Configured> configured;
 
 inline void ensure_configured() noexcept {
   // Acquire pairs with the release in configure(): the settings are visible.
-  if (configured.load(std::memory_order_acquire) != Configured::yes) [[unlikely]] configure();
+  if (configured.load(std::memory_order_acquire) != Configured::yes) [[unlikely]]
+    configure();
 }
 
 }  // namespace glebe::api

@@ -12,7 +12,7 @@ constexpr std::size_t kLineBytes = 256;
 
 struct Number {
   std::string_view name;
-  std::uint64_t Snapshot::* value;
+  std::uint64_t Snapshot::*value;
 };
 constexpr Number kNumbers[] = {
 #define NUMBER(name) {#name, &Snapshot::name},
@@ -22,12 +22,18 @@ constexpr Number kNumbers[] = {
 
 std::string_view state_name(heap::HeapState state) noexcept {
   switch (state) {
-    case heap::HeapState::unused: return "unused";
-    case heap::HeapState::thread_owned: return "thread";
-    case heap::HeapState::orphan: return "orphan";
-    case heap::HeapState::first_class: return "first_class";
-    case heap::HeapState::shared: return "shared";
-    case heap::HeapState::frozen: return "frozen";
+    case heap::HeapState::unused:
+      return "unused";
+    case heap::HeapState::thread_owned:
+      return "thread";
+    case heap::HeapState::orphan:
+      return "orphan";
+    case heap::HeapState::first_class:
+      return "first_class";
+    case heap::HeapState::shared:
+      return "shared";
+    case heap::HeapState::frozen:
+      return "frozen";
   }
   return "unknown";
 }
@@ -138,6 +144,33 @@ void write_counts(const Snapshot& snapshot, const Sink& sink) noexcept {
   flush(text, sink);
 }
 
+void write_paging(const Snapshot& snapshot, const Sink& sink) noexcept {
+  if (snapshot.paging_mode == 0) return;
+  const Line lines[] = {
+      {"paging: budget", snapshot.paging_budget_bytes, 0, ""},
+      {"  in RAM", snapshot.paging_used_bytes, 0, ""},
+      {"  staged", snapshot.paging_staged_bytes, 0, ""},
+      {"  out", snapshot.paging_out_bytes, snapshot.paging_page_outs, "pages out since the start"},
+      {"  compressed", snapshot.paging_compressed_bytes, snapshot.paging_page_ins, "pages in"},
+      {"  in page files", snapshot.paging_file_bytes, snapshot.paging_file_page_ins, "of these from files"},
+  };
+  for (const Line& line : lines) write_line(line, sink);
+  char buffer[kLineBytes];
+  Text text(buffer);
+  text.append("  faults that somebody waited for ").append_unsigned(snapshot.paging_faults).append(": zero ");
+  text.append_unsigned(snapshot.paging_zero_fills).append(", staged ");
+  text.append_unsigned(snapshot.paging_second_chances).append("; stalled ");
+  text.append_unsigned(snapshot.paging_stall_ns_total / 1'000'000).append(" ms, half below ");
+  text.append_unsigned(snapshot.paging_stall_p50_ns / 1000).append(" us, 99 of 100 below ");
+  text.append_unsigned(snapshot.paging_stall_p99_ns / 1000).append(" us\n");
+  flush(text, sink);
+  text.append("  dropped unread ").append_unsigned(snapshot.paging_dropped_pages).append(" pages, refused ");
+  text.append_unsigned(snapshot.paging_refused_pages).append(", errors of the store ");
+  text.append_unsigned(snapshot.paging_store_errors).append(", page-out CPU ");
+  text.append_unsigned(snapshot.paging_evictor_cpu_ns / 1'000'000).append(" ms\n");
+  flush(text, sink);
+}
+
 // Size classes that have a slab.
 void write_class_table(const Snapshot& snapshot, const Sink& sink) noexcept {
   constexpr std::size_t kColumn = 12;
@@ -149,9 +182,9 @@ void write_class_table(const Snapshot& snapshot, const Sink& sink) noexcept {
     const heap::ClassStats& row = snapshot.classes[i];
     if (row.slabs == 0) continue;
     text.append(" ");
-    for (const std::uint64_t value : {std::uint64_t{heap::class_bytes(i)}, std::uint64_t{row.slabs},
-                                      std::uint64_t{row.live_blocks}, std::uint64_t{row.cached_blocks},
-                                      std::uint64_t{row.free_blocks}}) {
+    for (const std::uint64_t value :
+         {std::uint64_t{heap::class_bytes(i)}, std::uint64_t{row.slabs}, std::uint64_t{row.live_blocks},
+          std::uint64_t{row.cached_blocks}, std::uint64_t{row.free_blocks}}) {
       const std::size_t start = text.size();
       text.append_unsigned(value).align_right(start, kColumn);
     }
@@ -206,6 +239,7 @@ void write_report(const Snapshot& snapshot, std::string_view version, const Sink
   };
   for (const Line& line : lines) write_line(line, sink);
   write_counts(snapshot, sink);
+  write_paging(snapshot, sink);
   write_class_table(snapshot, sink);
 }
 

@@ -9,6 +9,7 @@
 #include "src/heap/registry.h"
 #include "src/heap/small_stats.h"
 #include "src/observe/observe.h"
+#include "src/paging/pager.h"
 #include "src/vm/ledger.h"
 #include "src/vm/region.h"
 
@@ -99,6 +100,49 @@ void add_system(Snapshot& to) noexcept {
   to.advise_calls = calls.advise;
 }
 
+// The upper end of the bucket below which `share` of 100 faults lie.
+std::uint64_t stall_percentile(const paging::PagerStats& pager, unsigned share) noexcept {
+  std::uint64_t total = 0, below = 0;
+  for (const std::uint64_t bucket : pager.latency) total += bucket;
+  for (unsigned i = 0; i < paging::kLatencyBuckets && total != 0; ++i) {
+    below += pager.latency[i];
+    if (below * 100 >= total * share) return std::uint64_t{2} << i;
+  }
+  return 0;
+}
+
+void add_paging(Snapshot& to) noexcept {
+  const paging::PagerStats pager = paging::pager_stats();
+  to.paging_mode = static_cast<std::uint64_t>(pager.mode);
+  to.paging_budget_bytes = pager.budget_bytes;
+  to.paging_used_bytes = pager.used_bytes;
+  to.paging_staged_bytes = pager.staged_bytes;
+  to.paging_out_bytes = pager.out_bytes;
+  to.paging_compressed_bytes = pager.compressed_bytes;
+  to.paging_stored_bytes = pager.stored_bytes;
+  to.paging_file_bytes = pager.file_bytes;
+  to.paging_page_outs = pager.page_outs;
+  to.paging_page_ins = pager.page_ins;
+  to.paging_file_page_ins = pager.file_page_ins;
+  to.paging_faults = pager.faults;
+  to.paging_zero_fills = pager.zero_fills;
+  to.paging_second_chances = pager.second_chances;
+  to.paging_read_ahead_pages = pager.read_ahead_pages;
+  to.paging_dropped_pages = pager.dropped_pages;
+  to.paging_moved_pages = pager.moved_pages;
+  to.paging_refused_pages = pager.refused_pages;
+  to.paging_free_pages = pager.free_pages;
+  to.paging_stall_ns_total = pager.stall_ns;
+  to.paging_throttles = pager.throttles;
+  to.paging_throttle_ns_total = pager.throttle_ns;
+  to.paging_evictor_cpu_ns = pager.evictor_cpu_ns;
+  to.paging_forks = pager.forks;
+  to.paging_takeovers = pager.takeovers;
+  to.paging_store_errors = pager.store_errors;
+  to.paging_stall_p50_ns = stall_percentile(pager, 50);
+  to.paging_stall_p99_ns = stall_percentile(pager, 99);
+}
+
 }  // namespace
 
 void take_snapshot(Snapshot& snapshot) noexcept {
@@ -107,6 +151,7 @@ void take_snapshot(Snapshot& snapshot) noexcept {
   add_large(snapshot);
   add_ledger(snapshot);
   add_system(snapshot);
+  add_paging(snapshot);
   snapshot.live_bytes = snapshot.small_live_bytes + snapshot.medium_live_bytes + snapshot.large_live_bytes;
   snapshot.live_blocks =
       snapshot.small_live_blocks + snapshot.medium_live_blocks + snapshot.large_live_blocks;
