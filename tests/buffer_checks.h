@@ -1,0 +1,48 @@
+// Checks that the tests of explicit buffers share; included after catch.h and random.h.
+#pragma once
+
+#include <vector>
+
+#include "tests/buffer_rig.h"
+
+inline constexpr glebe::paging::ByteRange kOne{0, kExtent};
+
+inline glebe::paging::BufferHandle make(glebe::paging::BufferPager& pager, std::size_t size_bytes,
+                                        const glebe::paging::BufferOptions& options = {}) {
+  glebe::paging::BufferHandle handle = 0;
+  REQUIRE(pager.create(size_bytes, options, &handle) == glebe::paging::Result::ok);
+  return handle;
+}
+
+// `count` buffers of an extent each, filled with their index.
+inline std::vector<glebe::paging::BufferHandle> make_filled(
+    glebe::paging::BufferPager& pager, std::size_t count,
+    glebe::paging::Usage usage = glebe::paging::Usage::static_use) {
+  std::vector<glebe::paging::BufferHandle> buffers;
+  glebe::paging::BufferOptions options;
+  options.usage = usage;
+  for (std::size_t i = 0; i < count; ++i) {
+    buffers.push_back(make(pager, kExtent, options));
+    REQUIRE(fill(pager, buffers.back(), kOne, i));
+  }
+  return buffers;
+}
+
+inline bool is_resident(glebe::paging::BufferPager& pager, glebe::paging::BufferHandle buffer) {
+  glebe::paging::BufferInfo info;
+  REQUIRE(pager.info(buffer, &info) == glebe::paging::Result::ok);
+  return info.valid_bytes[static_cast<unsigned>(glebe::paging::Tier::host)] != 0;
+}
+
+inline void require_balance(glebe::paging::BufferPager& pager) {
+  const glebe::paging::BufferPagerStats stats = pager.stats();
+  REQUIRE(stats.resident_bytes + stats.paged_out_bytes + stats.unbacked_bytes == stats.total_bytes);
+  REQUIRE(pager.validate());
+}
+
+inline void require_contents(glebe::paging::BufferPager& pager,
+                             const std::vector<glebe::paging::BufferHandle>& buffers) {
+  Expect expect;
+  for (std::size_t i = 0; i < buffers.size(); ++i) expect(holds(pager, buffers[i], kOne, i));
+  REQUIRE(expect.failed_line() == 0);
+}
