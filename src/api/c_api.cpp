@@ -196,7 +196,7 @@ size_t glebe_stats_json(char* buffer, size_t size) {
   observe::Snapshot snapshot;
   observe::take_snapshot(snapshot);
   api::JsonBuffer json{buffer, size == 0 ? 0 : size - 1};
-  observe::write_json(snapshot, api::kVersion, {api::append_to_buffer, &json});
+  observe::write_json(snapshot, GLEBE_VERSION, {api::append_to_buffer, &json});
   if (size != 0) buffer[json.length < json.capacity ? json.length : json.capacity] = '\0';
   return json.length;
 }
@@ -205,7 +205,7 @@ void glebe_stats_print(void) {
   observe::Snapshot snapshot;
   observe::take_snapshot(snapshot);
   api::ErrorBuffer error;
-  observe::write_report(snapshot, api::kVersion, {api::append_to_error, &error});
+  observe::write_report(snapshot, GLEBE_VERSION, {api::append_to_error, &error});
   error.flush();
 }
 

@@ -75,8 +75,7 @@ struct OwnPager {
   pg::BufferPager pager;  // last: it ends first
 };
 
-OwnPager& own(glebe_pager* pager) noexcept { return *reinterpret_cast<OwnPager*>(pager); }
-pg::BufferPager& pager_of(glebe_pager* pager) noexcept { return own(pager).pager; }
+inline OwnPager& own(glebe_pager* pager) noexcept { return *reinterpret_cast<OwnPager*>(pager); }
 
 [[nodiscard]] inline pg::BufferPager& pager_of(glebe_pager* pager) noexcept {
   return reinterpret_cast<OwnPager*>(pager)->pager;

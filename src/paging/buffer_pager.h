@@ -153,11 +153,19 @@ class BufferPager {
                                   Ticket* ticket) noexcept;
   // A page-in at low priority, without a ticket.
   [[nodiscard]] Result prefetch(BufferHandle handle, const ByteRange& range) noexcept;
-  [[nodiscard]] Result wait(Ticket ticket) noexcept { return requests_.wait(ticket); }
-  [[nodiscard]] bool is_done(Ticket ticket) noexcept { return requests_.is_done(ticket); }
-  [[nodiscard]] Result cancel(Ticket ticket) noexcept { return requests_.cancel(ticket); }
-  void release_ticket(Ticket ticket) noexcept { requests_.release(ticket); }
-  void wait_all() noexcept { requests_.wait_all(); }
+  [[nodiscard]] Result wait(Ticket ticket) noexcept {
+    return is_in_child() ? Result::in_child : requests_.wait(ticket);
+  }
+  [[nodiscard]] bool is_done(Ticket ticket) noexcept { return is_in_child() || requests_.is_done(ticket); }
+  [[nodiscard]] Result cancel(Ticket ticket) noexcept {
+    return is_in_child() ? Result::in_child : requests_.cancel(ticket);
+  }
+  void release_ticket(Ticket ticket) noexcept {
+    if (!is_in_child()) requests_.release(ticket);
+  }
+  void wait_all() noexcept {
+    if (!is_in_child()) requests_.wait_all();
+  }
 
   // --- Time and reclaim.
   std::uint32_t advance_epoch() noexcept { return epoch_.fetch_add(1, std::memory_order_relaxed) + 1; }

@@ -44,6 +44,8 @@ constexpr Missing kNoDescriptors = {"the system refused a table of descriptors o
 constexpr Missing kNoAddresses = {
     "there are no addresses, or no commit charge, for the pager's tables",
     "paging does not work under vm.overcommit_memory=2 or a small ulimit -v or -d"};
+constexpr Missing kNoSwap = {"this machine has no swap space",
+                             "enable swap (swapon(8)), or allow userfaultfd"};
 constexpr Missing kNoDirectory = {"the directory for page files is missing or not writable",
                                   "name a directory in page_directory that this user may write"};
 constexpr Missing kNoStore = {"there is no memory for the page store", "check ulimit -v and -d"};
@@ -77,7 +79,7 @@ void say_missing(const Missing& reason) noexcept {
       .append("; ")
       .append(reason.remedy)
       .append("\n");
-  os::write_error_of_program(text.c_str(), text.size());
+  os::write_error(text.c_str(), text.size());
 }
 
 // The tables, once per process family: a forked child has copies.
@@ -187,6 +189,22 @@ const Missing* start_uffd() noexcept {
   return nullptr;
 }
 
+const Missing* boot_for_kernel() noexcept {
+  if (!os::take_private_descriptors()) return &kNoDescriptors;
+  if (!pager.scan.open() || !pager.meter.open()) return &kNoScan;
+  return start_kernel_pager() ? nullptr : &kNoThreads;
+}
+
+const Missing* start_kernel() noexcept {
+  if (!os::has_swap()) return &kNoSwap;
+  if (!vm::ensure_primary()) return &kNoAddresses;
+  if (!os::start_service_thread(run_boot<boot_for_kernel>, nullptr, "glebe-boot")) return &kNoThreads;
+  if (!wait_until_ready()) return missing.load(std::memory_order_relaxed);
+  pager.mode.store(PagerMode::kernel, std::memory_order_release);
+  // A child has no pager thread: its memory is the kernel's to manage, and correct without one.
+  return nullptr;
+}
+
 void reset_counters() noexcept {
   PagerCounters& c = pager.counters;
   for (std::atomic<std::uint64_t>* each :
@@ -201,10 +219,19 @@ void reset_counters() noexcept {
 }  // namespace
 
 PagerMode start_pager(const PagerOptions& options) noexcept {
-  if (options.wish == PagerWish::off) return PagerMode::off;
   pager.options = options;
-  const Missing* reason = start_uffd();
-  if (reason == nullptr) return PagerMode::uffd;
+  const Missing* reason = nullptr;
+  if (options.wish == PagerWish::off) return PagerMode::off;
+  if (options.wish != PagerWish::kernel) {
+    reason = start_uffd();
+    if (reason == nullptr) return PagerMode::uffd;
+  }
+  if (options.wish != PagerWish::uffd) {
+    const Missing* kernels = start_kernel();
+    if (kernels == nullptr) return PagerMode::kernel;
+    // What automatic would have liked best is the better advice.
+    if (reason == nullptr) reason = kernels;
+  }
   if (options.say_what_is_missing) say_missing(*reason);
   return PagerMode::off;
 }
@@ -257,7 +284,8 @@ PagerStats pager_stats() noexcept {
   PagerStats stats = {};
   stats.mode = pager_mode();
   if (stats.mode == PagerMode::off) return stats;
-  const StoreStats store = pager.store(pager.own_store).stats();
+  const StoreStats store =
+      stats.mode == PagerMode::uffd ? pager.store(pager.own_store).stats() : StoreStats{};
   const std::uint64_t staged = pager.staged_pages.load(kRelaxed), out = pager.out_pages.load(kRelaxed);
   stats.budget_bytes = pager.options.budget_bytes;
   stats.used_bytes = pager.used_bytes.load(kRelaxed);

@@ -96,6 +96,9 @@ void wait_at_gate() noexcept;
 // evictor.cpp
 [[nodiscard]] bool start_evictor() noexcept;
 
+// kernel_pager.cpp
+[[nodiscard]] bool start_kernel_pager() noexcept;
+
 // pager_fork.cpp
 [[nodiscard]] bool start_children_server() noexcept;
 void adopt_child(int descriptor) noexcept;  // by the thread that read the fork event
