@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <csignal>
 
-inline constexpr unsigned kChildSeconds = 30;
+inline constexpr unsigned kChildSeconds = 90;
 
 // The status that `body` returned, or 1000 + the signal that ended the child.
 template <class Body>

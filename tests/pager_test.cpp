@@ -1,0 +1,289 @@
+// The transparent pager: its table and journal, and whole runs in children of their own, because a process
+// starts a pager once and for good. Where the system does not allow userfaultfd those runs are passed over
+// with a warning.
+#include "src/paging/pager.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "platform/fault.h"
+#include "src/paging/journal.h"
+#include "src/paging/page_table.h"
+#include "tests/heap_calls.h"
+#include "tests/heap_child.h"
+
+#include "tests/catch.h"
+
+using namespace glebe;
+using namespace glebe::paging;
+
+namespace {
+
+constexpr std::size_t kBudget = 24 * kMiB;
+
+bool may_page() {
+  os::UserFault faults;
+  const bool is_allowed = faults.open() == os::FaultSupport::full;
+  faults.close();
+  if (!is_allowed) WARN("userfaultfd is not allowed here: the pager is not tested");
+  return is_allowed;
+}
+
+PagerMode begin(std::size_t budget_bytes, const char* directory = nullptr, Codec codec = Codec::lz4) {
+  PagerOptions options;
+  options.wish = PagerWish::uffd;
+  options.budget_bytes = budget_bytes;
+  options.directory = directory;
+  options.codec = codec;
+  return start_pager(options);
+}
+
+// Blocks whose contents follow from their number.
+struct Block {
+  std::uint64_t* words;
+  std::size_t count;
+};
+std::uint64_t word_of(std::size_t block, std::size_t index) {
+  const std::uint64_t value = block * 0x9e3779b97f4a7c15u + index / 8;
+  return block % 7 == 0 ? value * (index + 1) * 0xbf58476d1ce4e5b9u
+                        : value;  // one in seven does not compress
+}
+void fill_block(const Block& block, std::size_t number) {
+  for (std::size_t i = 0; i < block.count; ++i) block.words[i] = word_of(number, i);
+}
+std::size_t wrong_words(const std::vector<Block>& blocks, std::size_t step = 1) {
+  std::size_t wrong = 0;
+  for (std::size_t b = 0; b < blocks.size(); b += step) {
+    for (std::size_t i = 0; i < blocks[b].count; ++i) wrong += blocks[b].words[i] != word_of(b, i) ? 1u : 0u;
+  }
+  return wrong;
+}
+
+std::vector<Block> make_blocks(std::size_t total_bytes) {
+  constexpr std::size_t kSizes[] = {48, 1000, 4096, 20'000, 300'000};
+  std::vector<Block> blocks;
+  blocks.reserve(total_bytes / 1000);
+  for (std::size_t done = 0, i = 0; done < total_bytes; ++i) {
+    const std::size_t size = kSizes[i % std::size(kSizes)];
+    blocks.push_back({static_cast<std::uint64_t*>(allocate(size)), size / 8});
+    fill_block(blocks.back(), blocks.size() - 1);
+    done += size;
+  }
+  return blocks;
+}
+
+// Waits until `is_true`, for as long as a slow machine may need.
+template <class Condition>
+bool eventually(Condition is_true) {
+  for (int i = 0; i < 1500; ++i) {
+    if (is_true()) return true;
+    sleep_ms(10);
+  }
+  return false;
+}
+
+bool is_within_budget() { return pager_stats().used_bytes <= kBudget + kBudget / 4; }
+
+// Whole runs; 0 when all is right.
+int keeps_contents(const char* directory, Codec codec) {
+  if (begin(kBudget, directory, codec) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(3 * kBudget);
+  if (!eventually(is_within_budget)) return 2;
+  for (int round = 0; round < 2; ++round) {
+    if (wrong_words(blocks) != 0) return 3;
+  }
+  const PagerStats stats = pager_stats();
+  if (stats.page_outs == 0 || stats.page_ins == 0 || stats.faults == 0) return 4;
+  if (directory != nullptr && (stats.file_bytes == 0 || stats.file_page_ins == 0)) return 5;
+  return stats.store_errors == 0 ? 0 : 6;
+}
+
+int drops_unread() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(3 * kBudget);
+  if (!eventually(is_within_budget)) return 2;
+  const PagerStats before = pager_stats();
+  for (const Block& block : blocks) release(block.words);
+  heap::trim();
+  const PagerStats after = pager_stats();
+  if (after.page_ins != before.page_ins || after.file_page_ins != before.file_page_ins) return 3;
+  if (after.dropped_pages == before.dropped_pages) return 4;
+  // What was dropped reads as zero where the heap says so.
+  for (int i = 0; i < 40; ++i) {
+    auto* fresh = static_cast<unsigned char*>(heap::allocate_zeroed(1'000'000));
+    if (std::any_of(fresh, fresh + 1'000'000, [](unsigned char byte) { return byte != 0; })) return 5;
+  }
+  return eventually([] { return pager_stats().out_bytes < 8 * kMiB; }) ? 0 : 6;
+}
+
+int threads_and_writers() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(2 * kBudget);
+  std::atomic<std::size_t> wrong{0};
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 3; ++round) {
+        // Each thread changes blocks of its own and puts them back, while the others read and the pager
+        // evicts.
+        for (std::size_t b = t; b < blocks.size(); b += 4) {
+          for (std::size_t i = 0; i < blocks[b].count; ++i) blocks[b].words[i] += 1;
+        }
+        for (std::size_t b = t; b < blocks.size(); b += 4) {
+          for (std::size_t i = 0; i < blocks[b].count; ++i) blocks[b].words[i] -= 1;
+        }
+        for (std::size_t b = t; b < blocks.size(); b += 4) {
+          for (std::size_t i = 0; i < blocks[b].count; ++i)
+            wrong += blocks[b].words[i] != word_of(b, i) ? 1u : 0u;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return wrong == 0 ? 0 : 2;
+}
+
+int forks() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  std::vector<Block> blocks = make_blocks(2 * kBudget);
+  if (!eventually(is_within_budget)) return 2;
+  for (int round = 0; round < 6; ++round) {
+    const int status = in_child([&] {
+      if (wrong_words(blocks, 3) != 0) return 1;
+      if (pager_mode() != PagerMode::uffd || pager_stats().takeovers != 1) return 2;
+      // A grandchild whose parent ends at once.
+      const int inner = in_child([&] { return wrong_words(blocks, 5) == 0 ? 0 : 1; });
+      return inner == 0 ? 0 : 3;
+    });
+    if (status != 0) return 10 + status;
+    for (std::size_t b = 0; b < blocks.size(); b += 2) fill_block(blocks[b], b);
+  }
+  return wrong_words(blocks) == 0 ? 0 : 3;
+}
+
+int system_calls() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  constexpr std::size_t kBytes = 4 * kMiB;
+  auto* text = static_cast<char*>(allocate(kBytes));
+  for (std::size_t i = 0; i < kBytes; ++i) text[i] = static_cast<char>(i * 31 % 251);
+  const std::vector<Block> cold = make_blocks(2 * kBudget);
+  std::FILE* file = std::tmpfile();
+  const int descriptor = ::fileno(file);
+  for (int round = 0; round < 2; ++round) {
+    if (wrong_words(cold) != 0) return 2;  // drives `text` out
+    for (std::size_t done = 0; done < kBytes;) {
+      const ssize_t wrote = ::pwrite(descriptor, text + done, kBytes - done, static_cast<off_t>(done));
+      if (wrote <= 0) return 3;
+      done += static_cast<std::size_t>(wrote);
+    }
+    if (wrong_words(cold, 2) != 0) return 4;
+    for (std::size_t done = 0; done < kBytes;) {
+      const ssize_t got = ::pread(descriptor, text + done, kBytes - done, static_cast<off_t>(done));
+      if (got <= 0) return 5;
+      done += static_cast<std::size_t>(got);
+    }
+    for (std::size_t i = 0; i < kBytes; ++i) {
+      if (text[i] != static_cast<char>(i * 31 % 251)) return 6;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+TEST_CASE("Page words keep state, handle, store and flags apart", "[paging]") {
+  const Handle handle = (Handle{1} << kHandleBits) - 5;
+  const PageWord word = PageWord::of(PageState::stored, handle, 6).with(PageWord::kBusy);
+  CHECK(word.state() == PageState::stored);
+  CHECK(word.handle() == handle);
+  CHECK(word.store() == 6);
+  CHECK(word.is(PageWord::kBusy));
+  CHECK_FALSE(word.is(PageWord::kJournaled));
+  CHECK(word.without(PageWord::kBusy) == PageWord::of(PageState::stored, handle, 6));
+  CHECK(PageWord::resident(3).chances() == 3);
+  CHECK_FALSE(PageWord::resident(3).is_out());
+  CHECK(PageWord{}.state() == PageState::resident);  // a table that nobody wrote to
+}
+
+TEST_CASE("Group locks of another process are free in its child", "[paging]") {
+  PageTable table;
+  auto* base = reinterpret_cast<std::byte*>(std::uintptr_t{1} << 40);
+  REQUIRE(table.open(base, 64 * kUnitBytes));
+  CHECK(table.contains(base));
+  CHECK(table.contains(base + 64 * kUnitBytes - 1));
+  CHECK_FALSE(table.contains(base + 64 * kUnitBytes));
+  CHECK_FALSE(table.contains(base - 1));
+  table.lock(7);
+  CHECK_FALSE(table.try_lock(7));
+  CHECK(table.try_lock(8));
+  table.free_locks_in_child();
+  CHECK(table.try_lock(7));
+  CHECK_FALSE(table.try_lock(7));
+  table.unlock(7);
+  CHECK(table.try_lock(7));
+}
+
+TEST_CASE("The journal finds what a page held at a fork, and lets go in order of age", "[paging]") {
+  static Journal journal;
+  REQUIRE(journal.open());
+  CHECK(journal.is_empty());
+  journal.append(10, PageWord::of(PageState::stored, 100), 1, 1000);
+  journal.append(11, PageWord::of(PageState::staged), 2, 1010);
+  PageWord old;
+  CHECK(journal.find(10, 1, &old));
+  CHECK(old == PageWord::of(PageState::stored, 100));
+  CHECK_FALSE(journal.find(10, 2, &old));  // changed before that fork
+  CHECK(journal.find(11, 2, &old));
+  CHECK_FALSE(journal.find(12, 1, &old));
+  JournalEntry entry;
+  CHECK_FALSE(journal.pop(1019, 20, &entry));
+  REQUIRE(journal.pop(1020, 20, &entry));
+  CHECK(entry.page == 10);
+  CHECK_FALSE(journal.pop(1029, 20, &entry));
+  REQUIRE(journal.pop(1030, 20, &entry));
+  CHECK(entry.page == 11);
+  CHECK(journal.is_empty());
+}
+
+TEST_CASE("G18, G15: three times the budget stays right, in RAM and in files", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child([] { return keeps_contents(nullptr, Codec::lz4); }) == 0);
+  CHECK(in_child([] { return keeps_contents("/tmp", Codec::zstd); }) == 0);
+}
+
+TEST_CASE("Blocks that are freed while they are out are never read", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(drops_unread) == 0);
+}
+
+TEST_CASE("G15, mut-A13: writers on four threads lose nothing to page-outs", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(threads_and_writers) == 0);
+}
+
+TEST_CASE("Forked children and their children see every byte and serve themselves", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(forks) == 0);
+}
+
+TEST_CASE("System calls work on memory that is out", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(system_calls) == 0);
+}
+
+TEST_CASE("A directory that is missing keeps paging off", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child([] {
+          PagerOptions options;
+          options.wish = PagerWish::uffd;
+          options.budget_bytes = kBudget;
+          options.directory = "/nowhere/at/all";
+          options.say_what_is_missing = false;
+          return start_pager(options) == PagerMode::off && pager_mode() == PagerMode::off ? 0 : 1;
+        }) == 0);
+}
