@@ -103,6 +103,9 @@ class ResidentMeter {
 // byte: pages shared with a forked process are copied. (madvise(2), MADV_POPULATE_WRITE.)
 bool unshare_pages(void* base, std::size_t size_bytes) noexcept;
 
+// munlock(2): the range may be paged, and is not filled, although mlockall(2) was called.
+void unlock_memory(void* base, std::size_t size_bytes) noexcept;
+
 // Hints to the kernel's own paging: take the pages out now, or sooner than others.
 bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept;
 bool mark_cold(void* base, std::size_t size_bytes) noexcept;

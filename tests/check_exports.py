@@ -2,7 +2,7 @@
 and its NEEDED entries with libc alone. A name missing is as wrong as a name more: the missing one would be
 taken from libc and cross allocators (glibc's pvalloc with our free), the extra one would collide with the
 program's own.
-Usage: check_exports.py LIBRARY [HEADER]. With the public header the glebe_ names are compared too."""
+Usage: check_exports.py LIBRARY [HEADER...]. With the public headers the glebe_ names are compared too."""
 import re
 import subprocess
 import sys
@@ -14,7 +14,7 @@ malloc_set_state'''
 GLIBC_ALIASES = '''__libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc
 __libc_pvalloc __libc_reallocarray __libc_mallopt __libc_mallinfo __libc_cfree __posix_memalign'''
 C23 = 'free_sized free_aligned_sized'
-OTHER = 'dlopen'
+OTHER = 'dlopen mlockall'
 NEW_FORMS = ['m', 'mRKSt9nothrow_t', 'mSt11align_val_t', 'mSt11align_val_tRKSt9nothrow_t']
 DELETE_FORMS = ['Pv', 'Pvm', 'PvRKSt9nothrow_t', 'PvSt11align_val_t', 'PvmSt11align_val_t',
                 'PvSt11align_val_tRKSt9nothrow_t']
@@ -38,7 +38,7 @@ def output(*command):
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout
 
 
-def check(library, header):
+def check(library, headers):
     problems = []
     needed = re.findall(r'NEEDED\s+(\S+)', output('objdump', '-p', library))
     problems += [f'needs {name}' for name in needed if not NEEDED.fullmatch(name)]
@@ -50,17 +50,17 @@ def check(library, header):
     problems += [f'missing {name}' for name in sorted(required - plain)]
     problems += [f'must not export {name}' for name in sorted(plain - required - ours)]
     problems += [f'missing {name}' for name in sorted({'glebe_malloc', 'glebe_version', 'glebe_owns'} - ours)]
-    if header:
-        declared = header_names(header)
+    if headers:
+        declared = set().union(*map(header_names, headers))
         problems += [f'declared but not exported: {name}' for name in sorted(declared - ours)]
         problems += [f'exported but not declared: {name}' for name in sorted(ours - declared)]
     return problems, len(required) + len(ours)
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    problems, count = check(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else None)
+    problems, count = check(sys.argv[1], sys.argv[2:])
     for problem in problems:
         print(f'FAILED   {problem}')
     print(f'{0 if problems else 1} passed, {1 if problems else 0} failed ({count} names compared)')

@@ -229,6 +229,10 @@ std::size_t ResidentMeter::anonymous_bytes() const noexcept {
 bool unshare_pages(void* base, std::size_t size_bytes) noexcept {
   return advise(base, size_bytes, kAdvicePopulateWrite);
 }
+void unlock_memory(void* base, std::size_t size_bytes) noexcept {
+  const ErrnoScope errno_scope;
+  ::munlock(base, size_bytes);
+}
 bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept {
   return advise(base, size_bytes, kAdvicePageout);
 }

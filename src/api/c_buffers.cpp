@@ -166,6 +166,15 @@ glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer, size_t o
                                    static_cast<pg::Tier>(tier)));
 }
 
+glebe_result glebe_buffer_move_many(glebe_pager* pager, const glebe_buffer* buffers, size_t count,
+                                    glebe_operation operation, glebe_tier tier) {
+  if (pager == nullptr || (buffers == nullptr && count != 0) || !is_operation(operation)) {
+    return glebe_bad_argument;
+  }
+  return to_c(pager_of(pager).move_many({buffers, count}, static_cast<pg::Operation>(operation),
+                                        static_cast<pg::Tier>(tier)));
+}
+
 glebe_result glebe_buffer_move_async(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                      glebe_operation operation, glebe_tier tier, glebe_ticket* ticket) {
   if (pager == nullptr || ticket == nullptr || !is_operation(operation)) return glebe_bad_argument;

@@ -17,6 +17,8 @@ PagerMode start_pager(const PagerOptions& options) noexcept {
 
 PagerMode pager_mode() noexcept { return PagerMode::off; }
 
+void keep_everything() noexcept {}
+
 PagerStats pager_stats() noexcept { return {}; }
 
 }  // namespace glebe::paging

@@ -185,29 +185,67 @@ Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, Operation
                                Tier tier) noexcept {
   std::uint32_t first = 0, last = 0;
   if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
-  Result failure = Result::ok;
   Mover mover(*this);
+  const Result failure = move_extents(mover, &buffer.extents[first], last - first + 1, operation, tier);
+  const Result flushed = mover.flush();
+  return failure == Result::ok ? flushed : failure;
+}
+
+// The first failure; copies to files may be pending in the mover.
+Result BufferPager::move_extents(Mover& mover, Extent* extents, std::size_t extent_count, Operation operation,
+                                 Tier tier) noexcept {
+  Result failure = Result::ok;
   // Eviction may take either way out; a copy that was asked for by name may not.
   mover.set_fallback(operation == Operation::evict);
-  for (std::uint32_t i = first; i <= last; ++i) {
-    Extent& extent = buffer.extents[i];
+  for (std::size_t i = 0; i < extent_count; ++i) {
     Refusal refusal = Refusal::none;
-    Result result = mover.move(extent, operation, tier, nullptr, &refusal);
+    Result result = mover.move(extents[i], operation, tier, nullptr, &refusal);
     for (unsigned tries = 0; refusal == Refusal::busy; ++tries) {
       if (tries == kTriesMax) {
         result = Result::busy;
         break;
       }
-      // It may be our own batch that the extent waits for, when the range is asked for twice.
+      // It may be our own batch that the extent waits for, when a range is asked for twice.
       const Result flushed = mover.flush();
       if (failure == Result::ok) failure = flushed;
-      wait_flight(extent);
-      result = mover.move(extent, operation, tier, nullptr, &refusal);
+      wait_flight(extents[i]);
+      result = mover.move(extents[i], operation, tier, nullptr, &refusal);
     }
     if (failure == Result::ok) failure = result;
   }
-  const Result flushed = mover.flush();
-  return failure == Result::ok ? flushed : failure;
+  return failure;
+}
+
+Result BufferPager::move_many(std::span<const BufferHandle> handles, Operation operation,
+                              Tier tier) noexcept {
+  if (is_in_child()) return Result::in_child;
+  if (static_cast<unsigned>(operation) >= kOperations || static_cast<unsigned>(tier) >= kTiers) {
+    return Result::bad_argument;
+  }
+  if (!has_tier(tier)) return Result::no_tier;
+  Result failure = Result::ok;
+  const auto note = [&failure](Result result) noexcept {
+    if (failure == Result::ok) failure = result;
+  };
+  Mover mover(*this);
+  Buffer* held[kBatchObjectsMax];  // until their copies are written
+  while (!handles.empty()) {
+    const std::size_t count = handles.size() < kBatchObjectsMax ? handles.size() : kBatchObjectsMax;
+    std::size_t held_count = 0;
+    for (const BufferHandle handle : handles.first(count)) {
+      Use use(*this, handle);
+      if (use.buffer == nullptr) {
+        note(Result::bad_handle);
+        continue;
+      }
+      Buffer* const buffer = held[held_count++] = use.keep();
+      note(move_extents(mover, buffer->extents, buffer->extent_count, operation, tier));
+    }
+    note(mover.flush());
+    while (held_count != 0) let_go(*held[--held_count], 0, 1);
+    handles = handles.subspan(count);
+  }
+  return failure;
 }
 
 Result BufferPager::move(BufferHandle handle, const ByteRange& range, Operation operation,

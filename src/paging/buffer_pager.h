@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "platform/thread.h"
@@ -148,7 +149,10 @@ class BufferPager {
   // --- Moving: `operation` on each extent that the range touches; the first failure, after all were tried.
   [[nodiscard]] Result move(BufferHandle handle, const ByteRange& range, Operation operation,
                             Tier tier) noexcept;
-  // The same by a worker. *ticket is given back by wait(), or by release_ticket().
+  // The same for many buffers, so that many small ones leave with one write.
+  [[nodiscard]] Result move_many(std::span<const BufferHandle> handles, Operation operation,
+                                 Tier tier) noexcept;
+  // As move(), by a worker. *ticket is given back by wait(), or by release_ticket().
   [[nodiscard]] Result move_async(BufferHandle handle, const ByteRange& range, Operation operation, Tier tier,
                                   Ticket* ticket) noexcept;
   // A page-in at low priority, without a ticket.
@@ -261,6 +265,8 @@ class BufferPager {
                                  Tier tier) noexcept;
   [[nodiscard]] Result move_range(Buffer& buffer, const ByteRange& range, Operation operation,
                                   Tier tier) noexcept;
+  [[nodiscard]] Result move_extents(Mover& mover, Extent* extents, std::size_t extent_count,
+                                    Operation operation, Tier tier) noexcept;
   [[nodiscard]] bool covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
                             std::uint32_t* last) const noexcept;
   void touch(Extent& extent, Tier tier) noexcept;

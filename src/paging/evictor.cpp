@@ -429,12 +429,17 @@ void Evictor::run() noexcept {
   constexpr std::uint64_t kNapNs = 2'000'000, kIdleNapNs = 20'000'000;
   const std::size_t budget = pager.options.budget_bytes;
   const std::size_t margin = budget / 16 < 8 * kMiB ? budget / 16 : 8 * kMiB;
+  bool is_stuck = false;
   for (;;) {
     const std::uint64_t now_ms = os::clock_coarse_ms();
     tick_ = static_cast<std::uint16_t>(now_ms / 100);
     settle_journal(static_cast<std::uint32_t>(now_ms));
     const std::size_t used = pager.meter.anonymous_bytes();
     pager.used_bytes.store(used, std::memory_order_relaxed);
+    // At once: a round may take long, and whoever allocates meanwhile makes it longer. Unless the last round
+    // got nothing out: then there is nothing to wait for.
+    const bool is_over = budget != 0 && used > budget + margin;
+    vm::paging_pressure.store(is_over && !is_stuck, std::memory_order_relaxed);
     bool is_busy = false;
     if (pager.may_page_out) is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
     if (now_ms - last_trim_ms_ >= 1000) {
@@ -442,12 +447,11 @@ void Evictor::run() noexcept {
       pager.store(pager.own_store).trim();
       pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
     }
-    // Without progress there is nothing to wait for.
-    vm::paging_pressure.store(budget != 0 && used > budget + margin && is_busy, std::memory_order_relaxed);
+    is_stuck = is_over && !is_busy;
     pager.room.fetch_add(1, std::memory_order_release);
     os::wake_all(pager.room);
     if (is_busy) continue;
-    const bool is_near = budget != 0 && used + used / 4 > budget;
+    const bool is_near = budget != 0 && used + used / 2 > budget;
     os::wait_on(pager.kick, pager.kick.load(std::memory_order_relaxed),
                 is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
   }

@@ -1,5 +1,6 @@
 #include "src/paging/page_table.h"
 
+#include "platform/fault.h"
 #include "platform/thread.h"
 #include "platform/vm.h"
 
@@ -39,6 +40,12 @@ bool PageTable::open(std::byte* base, std::size_t size_bytes) noexcept {
   close_table(groups_, groups);
   close_table(units_, units);
   return false;
+}
+
+void PageTable::unlock_memory() const noexcept {
+  os::unlock_memory(words_, align_up(size_bytes_ / kPageBytes * sizeof *words_, vm::kPageBytes));
+  os::unlock_memory(groups_, align_up(size_bytes_ / kGroupBytes * sizeof *groups_, vm::kPageBytes));
+  os::unlock_memory(units_, align_up(size_bytes_ / kUnitBytes * sizeof *units_, vm::kPageBytes));
 }
 
 bool PageTable::try_lock(std::uint64_t group) const noexcept {

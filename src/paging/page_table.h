@@ -105,6 +105,8 @@ class PageTable {
   [[nodiscard]] bool try_lock(std::uint64_t group) const noexcept;
   void lock(std::uint64_t group) const noexcept;
   void unlock(std::uint64_t group) const noexcept;
+  void unlock_memory() const noexcept;  // the tables need not stay in RAM where nothing was written
+
   // In a forked child: every lock is free from now on.
   void free_locks_in_child() noexcept { held_ += 2; }
 

@@ -31,9 +31,8 @@ constinit std::atomic<const Missing*> missing{nullptr};
 
 constexpr Missing kNotBuilt = {"this kernel has no userfaultfd, or a filter of system calls hides it",
                                "a container needs a seccomp profile that allows userfaultfd"};
-constexpr Missing kNoPermission = {
-    "this user may not use userfaultfd",
-    "run as root, give the program CAP_SYS_PTRACE, or let a group use /dev/userfaultfd (docs/paging.md)"};
+constexpr Missing kNoPermission = {"this user may not use userfaultfd",
+                                   "run as root or give the program CAP_SYS_PTRACE (docs/paging.md)"};
 constexpr Missing kNoForkEvent = {"without CAP_SYS_PTRACE the memory of forked children cannot be served",
                                   "run as root or give the program CAP_SYS_PTRACE (docs/paging.md)"};
 constexpr Missing kNoMove = {"this kernel has no UFFDIO_MOVE", "Linux 6.8 or later is needed"};
@@ -254,6 +253,13 @@ void restart_in_child() noexcept {
 
 void wait_at_gate() noexcept {
   while (pager.gate.load(std::memory_order_acquire) == 0) os::wait_on(pager.gate, 0, kBootWaitNs);
+}
+
+void keep_everything() noexcept {
+  if (pager_mode() != PagerMode::uffd) return;
+  pager.table.unlock_memory();
+  os::unlock_memory(pager.staging, pager.table.size_bytes());
+  bring_back_everything();
 }
 
 void note_out(std::uint64_t page) noexcept {

@@ -41,6 +41,11 @@ struct PagerOptions {
 PagerMode start_pager(const PagerOptions& options) noexcept;
 [[nodiscard]] PagerMode pager_mode() noexcept;
 
+// After mlockall(2): the pager's own tables, which are long and empty, are unlocked, and everything that is
+// out is brought back. Locked pages do not go out again (the kernel refuses to move them). Blocks while it
+// reads.
+void keep_everything() noexcept;
+
 // Times in powers of two: bucket i counts times of [2^i, 2^(i+1)) ns.
 inline constexpr unsigned kLatencyBuckets = 40;
 

@@ -437,6 +437,8 @@ void Takeover::finish() noexcept {
   pager.faults.wake(pager.table.base(), pager.table.size_bytes());
 }
 
+void bring_back_everything() noexcept { touch_everything(); }
+
 void finish_without_parent() noexcept {
   touch_everything();
   if (os::parent_process_id() == children.process) return;  // it was there to answer

@@ -27,6 +27,9 @@ void finish_without_parent() noexcept;
 [[nodiscard]] bool open_beacons() noexcept;
 [[nodiscard]] bool watch_beacons() noexcept;
 
+// Reads every page that is out.
+void bring_back_everything() noexcept;
+
 // pager.cpp: starts the pager of a forked child; returns when it serves the child's faults, if any page is
 // out.
 void restart_in_child() noexcept;
