@@ -250,7 +250,7 @@ TEST_CASE("The journal finds what a page held at a fork, and lets go in order of
   CHECK(journal.is_empty());
 }
 
-TEST_CASE("G18, G15: three times the budget stays right, in RAM and in files", "[paging]") {
+TEST_CASE("G18 G15 three times the budget stays right in RAM and in files", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child([] { return keeps_contents(nullptr, Codec::lz4); }) == 0);
   CHECK(in_child([] { return keeps_contents("/tmp", Codec::zstd); }) == 0);
@@ -261,7 +261,7 @@ TEST_CASE("Blocks that are freed while they are out are never read", "[paging]")
   CHECK(in_child(drops_unread) == 0);
 }
 
-TEST_CASE("G15, mut-A13: writers on four threads lose nothing to page-outs", "[paging]") {
+TEST_CASE("G15 mut-A13 writers on four threads lose nothing to page-outs", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child(threads_and_writers) == 0);
 }
