@@ -400,7 +400,10 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
   unsigned moved = 0;
   if (staged < stage_target + wanted) moved = stage(std::max<std::uint64_t>(wanted, 64));
-  return freed + moved != 0;
+  // What goes in circles (pages that do not compress, and nowhere to write them) is not progress.
+  constexpr unsigned kFruitlessMax = 64;
+  fruitless_rounds_ = freed != 0 ? 0 : fruitless_rounds_ + 1;
+  return freed + moved != 0 && fruitless_rounds_ < kFruitlessMax;
 }
 
 // One round without a fixed budget: everything is probed once in a while by staging it; what stays untouched

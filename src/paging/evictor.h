@@ -65,6 +65,7 @@ class Evictor {
   Batch batch_;
   BatchPage batch_pages_[kBatchObjectsMax] = {};
   std::uint16_t tick_ = 0;  // of 100 ms
+  unsigned fruitless_rounds_ = 0;
   std::uint64_t last_trim_ms_ = 0, last_idle_round_ms_ = 0, paused_until_ms_ = 0, last_page_ins_ = 0;
 };
 

@@ -151,9 +151,14 @@ const Missing* boot_in_child() noexcept {
   if (!os::take_private_descriptors()) return &kNoDescriptors;
   Takeover takeover;
   if (!takeover.find_ours(buffer)) return &kNoParent;
-  if (const Missing* reason = open_descriptors()) return reason;
+  const Missing* reason = open_descriptors();
   open_childs_store();
-  if (const Missing* reason = start_threads()) return reason;
+  if (reason == nullptr) reason = start_threads();
+  if (reason != nullptr) {
+    pager.faults.close();  // the parent goes on answering; with ours open, its end would leave faults without
+                           // an answer
+    return reason;
+  }
   takeover.finish();
   open_gate();
   return nullptr;
@@ -163,6 +168,7 @@ template <const Missing* (*kBoot)() noexcept>
 void run_boot(void*) noexcept {
   const Missing* reason = kBoot();
   missing.store(reason, std::memory_order_relaxed);
+  if (reason != nullptr) pager.mode.store(PagerMode::off, std::memory_order_relaxed);
   // Release pairs with the acquire of whoever waits: `missing` is visible.
   pager.ready.store(reason == nullptr ? kRunning : kFailed, std::memory_order_release);
   os::wake_all(pager.ready);
