@@ -51,21 +51,6 @@ bool is_zero(const std::byte* page) noexcept {
 
 std::uint64_t first_page(std::uint64_t group) noexcept { return group * kGroupPages; }
 
-// Purges the staged copies of pages [begin, end) for which is_gone() holds, in runs.
-template <class IsGone>
-void purge_staged(std::uint64_t begin, std::uint64_t end, IsGone is_gone) noexcept {
-  for (std::uint64_t page = begin; page < end;) {
-    if (!is_gone(page)) {
-      ++page;
-      continue;
-    }
-    std::uint64_t stop = page + 1;
-    while (stop < end && is_gone(stop)) ++stop;
-    static_cast<void>(os::purge(pager.staged(page), (stop - page) * kPageBytes));
-    page = stop;
-  }
-}
-
 // Makes pages our own that are or were shared with a forked child. Only when all are present: the fault of a
 // missing one would wait for the lock that we hold.
 bool unshare(std::uint64_t begin, std::uint64_t end) noexcept {
@@ -136,7 +121,7 @@ void Evictor::give_back_free_memory() noexcept {
   pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
 }
 
-// Moves the run [begin, end) of one group, all candidates, to the staging area. Lock of the group held.
+// Moves the run [begin, end), all candidates, to the staging area. Locks of its groups held.
 // Returns pages moved.
 unsigned Evictor::stage_run(std::uint64_t begin, std::uint64_t end) noexcept {
   const PageTable& table = pager.table;
@@ -194,36 +179,45 @@ void Evictor::give_back_free_pages(std::uint64_t group) noexcept {
   pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
 }
 
-// Stages what has no chances left among the present pages [begin, end) of one group.
-unsigned Evictor::stage_group(std::uint64_t begin, std::uint64_t end) noexcept {
+// Whether a present page may be staged now. One that may not loses a chance. Lock of its group held.
+bool Evictor::is_candidate(std::uint64_t page) noexcept {
+  const PageWord word = pager.table.get(page);
+  // Present, but said to be out: our parent brought it in for us, right after the fork.
+  if (word.is_out() && !word.is(PageWord::kBusy)) leave_out(page, word, PageWord::resident(1));
+  if (word.bits == 0) return true;
+  if (!word.is_out() && word.chances() != 0) pager.table.set(page, PageWord{word.bits - 1});
+  return false;
+}
+
+// Stages what has no chances left among the present pages [begin, end) of one unit and at most kSpanPages
+// pages. The locks of all of them are held at once, because a move costs as much for one page as for many.
+unsigned Evictor::stage_span(std::uint64_t begin, std::uint64_t end) noexcept {
   const PageTable& table = pager.table;
-  const std::uint64_t group = begin / kGroupPages;
-  if (!table.try_lock(group)) return 0;
+  const std::uint64_t first_group = begin / kGroupPages;
+  std::uint64_t last_group = first_group;
+  if (!table.try_lock(first_group)) return 0;
+  while ((last_group + 1) * kGroupPages < end && table.try_lock(last_group + 1)) ++last_group;
+  if (end > (last_group + 1) * kGroupPages) end = (last_group + 1) * kGroupPages;
   unsigned moved = 0;
   if (watch_unit(begin)) {
-    if (reinterpret_cast<std::uintptr_t>(table.address_of(begin)) >= ranges_[1].begin)
+    const bool may_be_slabs = reinterpret_cast<std::uintptr_t>(table.address_of(begin)) >= ranges_[1].begin;
+    for (std::uint64_t group = first_group; may_be_slabs && group <= last_group; ++group)
       give_back_free_pages(group);
     for (std::uint64_t page = begin; page < end;) {
-      const PageWord word = table.get(page);
-      // Present, but said to be out: our parent brought it in for us, right after the fork.
-      if (word.is_out() && !word.is(PageWord::kBusy)) leave_out(page, word, PageWord::resident(1));
-      if (word.is_out() || word.is(PageWord::kJournaled) || word.chances() != 0) {
-        if (!word.is_out() && word.chances() != 0) table.set(page, PageWord{word.bits - 1});
-        ++page;
-        continue;
-      }
-      std::uint64_t stop = page + 1;
-      while (stop < end && table.get(stop).bits == 0) ++stop;
-      moved += stage_run(page, stop);
-      page = stop;
+      std::uint64_t stop = page;
+      while (stop < end && is_candidate(stop)) ++stop;
+      if (stop != page) moved += stage_run(page, stop);
+      page = stop + 1;
     }
   }
-  GroupRecord& record = table.group(group);
-  if (moved != 0) {
-    record.staged_tick = tick_;
-    if ((record.queues & kInStageQueue) == 0 && staged_.push(group)) record.queues |= kInStageQueue;
+  for (std::uint64_t group = first_group; group <= last_group; ++group) {
+    GroupRecord& record = table.group(group);
+    if (moved != 0) {
+      record.staged_tick = tick_;
+      if ((record.queues & kInStageQueue) == 0 && staged_.push(group)) record.queues |= kInStageQueue;
+    }
+    table.unlock(group);
   }
-  table.unlock(group);
   return moved;
 }
 
@@ -242,9 +236,9 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
       for (std::uint64_t page = (runs[i].begin - base) / kPageBytes;
            page < (runs[i].end - base) / kPageBytes;) {
         const std::uint64_t run_end = (runs[i].end - base) / kPageBytes;
-        std::uint64_t stop = (page / kGroupPages + 1) * kGroupPages;
+        std::uint64_t stop = (page / kSpanPages + 1) * kSpanPages;
         if (stop > run_end) stop = run_end;
-        moved += stage_group(page, stop);
+        moved += stage_span(page, stop);
         page = stop;
         if (moved >= wanted_pages) {
           hand_ = base + page * kPageBytes;
@@ -286,6 +280,23 @@ bool Evictor::put_away_page(std::uint64_t page) noexcept {
   return false;
 }
 
+// The staged copy of a page that is elsewhere by now is given back, together with its neighbours: a system
+// call per run costs less than one per page. Nothing is staged in between, so that no new copy is in the way.
+void Evictor::purge_later(std::uint64_t page) noexcept {
+  if (page != purge_end_) {
+    purge_now();
+    purge_begin_ = page;
+  }
+  purge_end_ = page + 1;
+}
+
+void Evictor::purge_now() noexcept {
+  if (purge_begin_ != purge_end_) {
+    static_cast<void>(os::purge(pager.staged(purge_begin_), (purge_end_ - purge_begin_) * kPageBytes));
+  }
+  purge_begin_ = purge_end_ = 0;
+}
+
 unsigned Evictor::put_away(std::uint64_t group) noexcept {
   const PageTable& table = pager.table;
   unsigned freed = 0;
@@ -305,8 +316,9 @@ unsigned Evictor::put_away(std::uint64_t group) noexcept {
       is_left = is_left || table.get(page).state() == PageState::staged;
     }
   }
-  purge_staged(first_page(group), first_page(group) + kGroupPages,
-               [&](std::uint64_t page) { return (gone >> (page - first_page(group)) & 1) != 0; });
+  for (unsigned i = 0; i < kGroupPages; ++i) {
+    if ((gone >> i & 1) != 0) purge_later(first_page(group) + i);
+  }
   pager.staged_pages.fetch_sub(freed, std::memory_order_relaxed);
   count(pager.counters.page_outs, freed);
   if (freed != 0 && (record.queues & kInColdQueue) == 0 && cold_.push(group)) record.queues |= kInColdQueue;
@@ -333,7 +345,7 @@ unsigned Evictor::finish_batch() noexcept {
       pager.table.set(page, PageWord::of(PageState::stored, written, pager.own_store));
       ++freed;
       if (word.state() == PageState::staged) {
-        static_cast<void>(os::purge(pager.staged(page), kPageBytes));
+        purge_later(page);
         pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
         count(pager.counters.page_outs);
       } else {
@@ -357,7 +369,9 @@ unsigned Evictor::put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep
     freed += put_away(group);
     if (batch_.count() + kGroupPages > kBatchObjectsMax) freed += finish_batch();
   }
-  return freed + finish_batch();
+  freed += finish_batch();
+  purge_now();
+  return freed;
 }
 
 void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
@@ -383,6 +397,7 @@ void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
     if (batch_.count() + kGroupPages > kBatchObjectsMax) finish_batch();
   }
   finish_batch();
+  purge_now();
 }
 
 // One round against a fixed budget.

@@ -34,6 +34,7 @@ class Evictor {
 
  private:
   static constexpr unsigned kChancesRefused = 3;
+  static constexpr unsigned kSpanPages = 4 * kGroupPages;
   struct BatchPage {
     std::uint64_t page;
     PageWord word;
@@ -47,20 +48,24 @@ class Evictor {
   void give_back_free_memory() noexcept;
   void give_back_free_pages(std::uint64_t group) noexcept;
   unsigned stage(std::uint64_t wanted_pages) noexcept;
-  unsigned stage_group(std::uint64_t begin, std::uint64_t end) noexcept;
+  unsigned stage_span(std::uint64_t begin, std::uint64_t end) noexcept;
+  [[nodiscard]] bool is_candidate(std::uint64_t page) noexcept;
   unsigned stage_run(std::uint64_t begin, std::uint64_t end) noexcept;
   unsigned put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,
                            std::uint16_t minimum_age) noexcept;
   unsigned put_away(std::uint64_t group) noexcept;
   [[nodiscard]] bool put_away_page(std::uint64_t page) noexcept;
   unsigned finish_batch() noexcept;
+  void purge_later(std::uint64_t page) noexcept;
+  void purge_now() noexcept;
   void write_cold(std::size_t wanted_bytes) noexcept;
 
   // The large slots and the chunks: what lies between is ours and never goes out.
   Range ranges_[2] = {};
   std::uintptr_t hand_ = 0;
-  GroupQueue staged_;  // groups with staged pages
-  GroupQueue cold_;    // groups with compressed pages
+  std::uint64_t purge_begin_ = 0, purge_end_ = 0;  // staged copies that nobody needs
+  GroupQueue staged_;                              // groups with staged pages
+  GroupQueue cold_;                                // groups with compressed pages
   Scratch scratch_;
   Batch batch_;
   BatchPage batch_pages_[kBatchObjectsMax] = {};
