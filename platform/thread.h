@@ -54,8 +54,8 @@ struct ThreadSlot {
 // without fork.
 [[nodiscard]] bool set_fork_hook(void (*in_child)()) noexcept;
 
-// The same with hooks in the parent: before the fork, in the order opposite to that of the calls, and after it, whether
-// it succeeded or not. They must not wait without a bound. For the paging tier.
+// The same with hooks in the parent: before the fork, in the order opposite to that of the calls, and after
+// it, whether it succeeded or not. They must not wait without a bound. For the paging tier.
 [[nodiscard]] bool set_fork_hooks(void (*before)(), void (*in_parent)(), void (*in_child)()) noexcept;
 
 [[nodiscard]] unsigned cpu_count() noexcept;    // CPUs that this process may use, at least 1; never allocates

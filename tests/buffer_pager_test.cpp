@@ -100,6 +100,33 @@ TEST_CASE("the device tier has a budget of its own, and its victims go elsewhere
   require_contents(rig.pager, buffers);
 }
 
+TEST_CASE("with host and device full and no store a swap is refused at once, and nothing is lost",
+          "[paging]") {
+  BufferRig rig;
+  BufferPagerOptions options = rig.options();
+  options.compressed_bytes = 0;
+  options.directory = nullptr;
+  options.host_bytes = 4 * kExtent;
+  options.device_bytes = 4 * kExtent;
+  REQUIRE(rig.pager.open(options) == Result::ok);
+  BufferPager& pager = rig.pager;
+  std::vector<BufferHandle> buffers = make_filled(pager, 4);
+  for (const BufferHandle buffer : buffers) {
+    REQUIRE(pager.move(buffer, {}, Operation::swap_to, Tier::device) == Result::ok);
+  }
+  for (std::size_t i = 4; i < 8; ++i) {
+    buffers.push_back(make(pager, kExtent));
+    REQUIRE(fill(pager, buffers.back(), kOne, i));
+  }
+  // There is room for a ninth nowhere; exchanging two would need it for a moment.
+  REQUIRE(pager.move(buffers[4], {}, Operation::swap_to, Tier::device) == Result::over_budget);
+  REQUIRE(pager.pin(buffers[0], kOne, Access::read).result == Result::over_budget);
+  REQUIRE(pager.close_buffer(buffers[7]) == Result::ok);
+  buffers.pop_back();
+  require_contents(pager, {buffers[0]});
+  require_balance(pager);
+}
+
 TEST_CASE("a full disk keeps everything in memory and says so", "[paging]") {
   BufferRig rig;
   BufferPagerOptions options = rig.options();
@@ -368,6 +395,7 @@ TEST_CASE("options that make no sense are refused, and the pager can be opened a
           Result::bad_argument);
   REQUIRE(refused([](auto& options) { options.directory = "/nowhere/at/all"; }) == Result::no_tier);
   REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  REQUIRE(rig.pager.open(rig.options()) == Result::bad_argument);
   for (unsigned i = 0; i < kResults; ++i) {
     REQUIRE(std::strlen(text_of(static_cast<Result>(i))) > 3);
     REQUIRE(std::string(text_of(static_cast<Result>(i))) != "unknown result");

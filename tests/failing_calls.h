@@ -13,18 +13,20 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <initializer_list>
 #include <vector>
 
-enum class CallFault { half, interrupted, one_sector, io_error };
+enum class CallFault { half, interrupted, one_sector, io_error, stuck };
 
 namespace failing_calls {
 
 inline CallFault fault = CallFault::half;
 inline volatile unsigned count = 0;
+inline std::atomic<bool> is_stuck{false}, may_go_on{false};
 
 #if defined(__x86_64__)
 inline long argument(const ucontext_t* context, int number) {
@@ -67,6 +69,11 @@ inline void handle(int, siginfo_t* info, void* opaque) {
       break;
     case CallFault::io_error:
       answer(context, -EIO);
+      break;
+    case CallFault::stuck:
+      is_stuck = true;
+      while (!may_go_on) ::usleep(1000);
+      answer(context, move_part(info, context, size_bytes));
       break;
   }
   errno = saved;

@@ -5,9 +5,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <fstream>
+#include <thread>
 #include <vector>
 
 #include "platform/process.h"
@@ -236,6 +238,7 @@ TEST_CASE("P3 a write that fails leaves nothing behind; a read that fails says s
             if (after.last_error != EIO || after.failed_writes == 0 || !full.rig.store.is_degraded())
               return 3;
             if (after.file_live_bytes != before.file_live_bytes || after.file_objects != kPages) return 4;
+            if (after.file_live_bytes + after.file_free_bytes != after.file_space_bytes) return 6;
             for (unsigned i = 0; i < kPages; ++i) {
               if (!full.is_right(i)) return 5;
             }
@@ -251,6 +254,39 @@ TEST_CASE("P3 a write that fails leaves nothing behind; a read that fails says s
             const StoreStats stats = full.rig.store.stats();
             return stats.failed_reads == kPages && stats.last_error == EIO && stats.corrupt_reads == 0 ? 0
                                                                                                        : 3;
+          }) == 0);
+}
+
+TEST_CASE("P7 mut-A06 while a write hangs, everything else goes on", "[paging]") {
+  REQUIRE(in_child([] {
+            FullFile full;
+            if (!full.open() || !fail_calls({SYS_pwrite64}, CallFault::stuck)) return kCannotTest;
+            Store& store = full.rig.store;
+            std::atomic<unsigned> written{0};
+            std::thread writer([&] {
+              Batch batch;
+              if (!batch.open() || !store.add(batch, page(5000).data(), kPageBytes)) return;
+              written = store.write(batch);
+            });
+            while (!failing_calls::is_stuck) ::usleep(100);
+            // The alarm of the child ends this test when one of them waits.
+            int wrong = 0;
+            const Bytes text = make_object(Kind::text, kPageBytes, 1);
+            for (unsigned i = 0; i < kPages; ++i) {
+              const Handle handle = full.rig.put(text);
+              wrong += handle == kNoObject || !full.rig.holds(handle, text);
+              store.drop(handle);
+              wrong += !full.is_right(i);
+              store.drop(full.handles[i]);
+              wrong += store.stats().file_objects != kPages - i - 1;
+            }
+            store.hold();
+            store.release();
+            store.trim();
+            wrong += written != 0;
+            failing_calls::may_go_on = true;
+            writer.join();
+            return wrong == 0 && written == 1 ? 0 : 1;
           }) == 0);
 }
 

@@ -6,7 +6,8 @@ import sys
 import textwrap
 
 UNITS = {'kKiB': 1 << 10, 'kMiB': 1 << 20, 'kGiB': 1 << 30, 'kTiB': 1 << 40}
-WORDS = {'misuse': ['abort', 'warn', 'ignore'], 'paging': ['off', 'auto', 'uffd', 'kernel'], 'codec': ['lz4', 'zstd']}
+WORDS = {'misuse': ['abort', 'warn', 'ignore'], 'paging': ['off', 'auto', 'uffd', 'kernel'],
+         'codec': ['lz4', 'zstd']}
 ENTRY = re.compile(r'^OPTION\((\w+), (\w+), ([^,]+), ([^,]+), ([^,]+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\)', re.M)
 
 INTRODUCTION = '''\
@@ -19,9 +20,9 @@ Options are read once, before the first allocation, from the environment variabl
     GLEBE_OPTIONS=on_misuse=warn,purge_delay_ms=1000,reserve=64G
 
 Entries are separated by commas, without spaces. A size is a number of bytes, or of the unit K, M, G or T
-(powers of 1024) that follows it; a flag is 0 or 1; a text has no comma in it. When a name occurs several times the last valid entry
-counts. An unknown name or a value that is malformed or out of its limits is reported on standard error, and
-that entry is ignored. A set-user-id process does not read the variable.
+(powers of 1024) that follows it; a flag is 0 or 1; a text has no comma in it. When a name occurs several
+times the last valid entry counts. An unknown name or a value that is malformed or out of its limits is
+reported on standard error, and that entry is ignored. A set-user-id process does not read the variable.
 
 A program asks for the values in force by `glebe_option_name` and `glebe_option_get` of
 `include/glebe/glebe.h`.

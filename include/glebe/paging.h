@@ -317,9 +317,12 @@ GLEBE_API glebe_result glebe_buffer_write(glebe_pager* pager, glebe_buffer buffe
 // failure after all were tried.
 GLEBE_API glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                          glebe_operation operation, glebe_tier tier);
-// Returns at once and does the same on a worker, in the order of the calls. The ticket is given back by
-// glebe_ticket_wait or glebe_ticket_release. With 65536 tickets out it is done at once: *ticket is 0 and the
-// answer is that of the operation.
+// The same for count whole buffers of the pager: many small ones leave for a file with one large write.
+GLEBE_API glebe_result glebe_buffer_move_many(glebe_pager* pager, const glebe_buffer* buffers, size_t count,
+                                              glebe_operation operation, glebe_tier tier);
+// Returns at once and does what glebe_buffer_move does on a worker, in the order of the calls. The ticket is
+// given back by glebe_ticket_wait or glebe_ticket_release. With 65536 tickets out it is done at once: *ticket
+// is 0 and the answer is that of the operation.
 GLEBE_API glebe_result glebe_buffer_move_async(glebe_pager* pager, glebe_buffer buffer, size_t offset,
                                                size_t size, glebe_operation operation, glebe_tier tier,
                                                glebe_ticket* ticket);

@@ -117,7 +117,7 @@ Result BufferPager::open_store(const BufferPagerOptions& options) noexcept {
 }
 
 Result BufferPager::open(const BufferPagerOptions& options) noexcept {
-  CHECK(!is_open_);
+  if (was_open_) return Result::bad_argument;
   if (const Result result = check_options(options); result != Result::ok) return result;
   options_ = options;
   BudgetResult budgets =
@@ -145,7 +145,7 @@ Result BufferPager::open(const BufferPagerOptions& options) noexcept {
     names = nullptr;
   }
   names_ = static_cast<Buffer**>(names);
-  is_open_ = true;  // from here on close() undoes it
+  is_open_ = was_open_ = true;  // from here on close() undoes it
   const bool is_made =
       names_ != nullptr && pages_.open(pages, os::page_bytes(), kLeastPages) &&
       extents_.open(pages < kExtentsMax ? pages : kExtentsMax, sizeof(Extent), kLeastPages) &&

@@ -113,7 +113,7 @@ class BufferPager {
   BufferPager(const BufferPager&) = delete;
   BufferPager& operator=(const BufferPager&) = delete;
 
-  // bad_argument, no_memory, no_tier (the directory cannot be used).
+  // Once in the life of the object. bad_argument, no_memory, no_tier (the directory cannot be used).
   [[nodiscard]] Result open(const BufferPagerOptions& options) noexcept;
   // Ends the crawler, completes what was queued, and drops all buffers. No other call is in progress, nothing
   // that was pinned is used any more.
@@ -300,6 +300,7 @@ class BufferPager {
   void count_latency(std::uint64_t started_ns) noexcept;
 
   bool is_open_ = false;
+  bool was_open_ = false;
   std::uint32_t fork_count_ = 0;  // of the process when the pager was opened
   BufferPagerOptions options_;
   DeviceMemory device_{};

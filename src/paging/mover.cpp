@@ -39,6 +39,12 @@ Result result_of(GetResult got) noexcept {
   return got == GetResult::corrupt ? Result::corrupt : Result::io_error;
 }
 
+// Whether those who need room in the host may wait for this: what goes to a store waits for nobody's budget.
+bool frees_host_soon(const Plan& plan) noexcept {
+  const bool needs_memory = (plan.copies || plan.fills) && (plan.to == Tier::host || plan.to == Tier::device);
+  return (plan.drops & bit_of(Tier::host)) != 0 && !needs_memory;
+}
+
 // Adds the pin to a state in which the copy is valid; false: it cannot be held (yet).
 bool take_pin(Residency& state, Mover::Pin& pin) noexcept {
   if (!state.has(pin.tier)) return false;
@@ -74,8 +80,7 @@ Result Mover::move(Extent& extent, Operation operation, Tier tier, Pin* pin, Ref
     begun.flight = Flight::copy;
     if (extent.exchange(state, begun)) break;
   }
-  const bool leaves_host = (plan.drops & bit_of(Tier::host)) != 0;
-  if (leaves_host) pager_.leaving_.fetch_add(1, std::memory_order_relaxed);
+  if (frees_host_soon(plan)) pager_.leaving_.fetch_add(1, std::memory_order_relaxed);
   bool is_pending = false;
   const Result result = carry_out(extent, plan, &is_pending);
   if (!is_pending) land(extent, plan, result, pin);
@@ -135,10 +140,8 @@ void Mover::land(Extent& extent, const Plan& plan, Result result, Pin* pin) noex
     if (failure_ == Result::ok) failure_ = result;
   }
   pager_.queue_victim(extent);
-  if ((plan.drops & bit_of(Tier::host)) != 0) {
-    pager_.leaving_.fetch_sub(1, std::memory_order_release);
-    pager_.announce_release();
-  }
+  if (frees_host_soon(plan)) pager_.leaving_.fetch_sub(1, std::memory_order_release);
+  if ((drops & bit_of(Tier::host)) != 0) pager_.announce_release();
   pager_.wake_flight(extent);
 }
 

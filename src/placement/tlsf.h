@@ -106,8 +106,8 @@ class Tlsf {
   [[nodiscard]] Run grow_in_place(std::uint32_t first, std::uint32_t new_length) noexcept;
   [[nodiscard]] Run shrink(std::uint32_t first, std::uint32_t new_length) noexcept;
 
-  // Cuts a run that is handed out behind its first `length` units; both parts are runs that are handed out and
-  // freed on their own. The answer is the second part. bad_argument: one part would be empty.
+  // Cuts a run that is handed out behind its first `length` units; both parts are then runs that are handed
+  // out and freed on their own. The answer is the second part. bad_argument: one part would be empty.
   [[nodiscard]] Run split(std::uint32_t first, std::uint32_t length) noexcept;
 
   // Takes exactly the free run that starts here out of the bins, so that it is neither placed nor merged, and
