@@ -70,6 +70,13 @@ def _die_first():
         score.write('1000')
 
 
+def _default_signals():
+    # A shell that runs the driver in the background makes it ignore these, and that is inherited. Python's
+    # own tests of threads then fail, with or without the library.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _wait(process, timeout):
     """Returns (status or None, peak RSS in KiB); after the time-out the program's whole session is killed."""
     end = time.monotonic() + timeout
@@ -92,6 +99,7 @@ def run(command, library=None, timeout=60, extra=None, stdin=None, cwd=None, bef
     driver."""
     def prepare():
         _die_first()
+        _default_signals()
         if before:
             before()
 
