@@ -51,8 +51,10 @@ class UserFault {
   // Moves whole pages of a private anonymous mapping to a place where none are, atomically: afterwards the
   // source is missing. Returns bytes moved (possibly fewer than asked for) or -errno when none was: -EBUSY
   // when the first page is pinned or shared with another process, -ENOENT when there is none, -EEXIST when
-  // the destination has one. Wakes who waits for the destination.
-  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes) const noexcept;
+  // the destination has one. Wakes who waits for the destination. With holes, pages that are missing in the
+  // source are passed over and count as moved.
+  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes,
+                          bool with_holes = false) const noexcept;
   // Puts pages with contents in place and wakes who waits for them. -EEXIST: there is one already (nobody is
   // woken). -ESRCH: the process is gone.
   [[nodiscard]] int copy(void* to, const void* from, std::size_t size_bytes) const noexcept;

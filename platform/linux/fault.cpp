@@ -23,6 +23,7 @@ struct MoveRequest {
   std::uint64_t to, from, size_bytes, mode;
   std::int64_t moved;
 };
+constexpr std::uint64_t kAllowHoles = 2;  // UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
 constexpr unsigned long kMove = _IOWR(UFFDIO, 0x05, MoveRequest);
 
 struct PoisonRequest {
@@ -110,8 +111,8 @@ int UserFault::unwatch(void* base, std::size_t size_bytes) const noexcept {
   return control(descriptor_, UFFDIO_UNREGISTER, range);
 }
 
-long UserFault::move(void* to, void* from, std::size_t size_bytes) const noexcept {
-  MoveRequest request = {word(to), word(from), size_bytes, 0, 0};
+long UserFault::move(void* to, void* from, std::size_t size_bytes, bool with_holes) const noexcept {
+  MoveRequest request = {word(to), word(from), size_bytes, with_holes ? kAllowHoles : 0, 0};
   const int result = control(descriptor_, kMove, request);
   return result == 0 || request.moved > 0 ? static_cast<long>(request.moved) : result;
 }

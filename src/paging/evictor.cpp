@@ -51,16 +51,14 @@ bool is_zero(const std::byte* page) noexcept {
 
 std::uint64_t first_page(std::uint64_t group) noexcept { return group * kGroupPages; }
 
-// Makes pages our own that are or were shared with a forked child. Only when all are present: the fault of a
+// Makes a page our own that is or was shared with a forked child. Only when it is present: the fault of a
 // missing one would wait for the lock that we hold.
-bool unshare(std::uint64_t begin, std::uint64_t end) noexcept {
-  const auto first = reinterpret_cast<std::uintptr_t>(pager.table.address_of(begin));
-  const std::uintptr_t last = first + (end - begin) * kPageBytes;
+bool unshare(std::uint64_t page) noexcept {
+  const auto begin = reinterpret_cast<std::uintptr_t>(pager.table.address_of(page));
   os::PageScan::Run run = {};
   std::uintptr_t scanned = 0;
-  if (pager.scan.present(first, last, &run, 1, &scanned) != 1 || run.begin != first || run.end != last)
-    return false;
-  return os::unshare_pages(pager.table.address_of(begin), last - first);
+  if (pager.scan.present(begin, begin + kPageBytes, &run, 1, &scanned) != 1) return false;
+  return os::unshare_pages(pager.table.address_of(page), kPageBytes);
 }
 
 // Makes the faults of the unit that holds a page ours, and before the first of all those of the staging area.
@@ -121,38 +119,61 @@ void Evictor::give_back_free_memory() noexcept {
   pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
 }
 
-// Moves the run [begin, end), all candidates, to the staging area. Locks of its groups held.
-// Returns pages moved.
-unsigned Evictor::stage_run(std::uint64_t begin, std::uint64_t end) noexcept {
+// Whether a present page may be staged now. One that may not loses a chance. Lock of its group held.
+bool Evictor::is_candidate(std::uint64_t page) noexcept {
+  const PageWord word = pager.table.get(page);
+  // Present, but said to be out: our parent brought it in for us, right after the fork.
+  if (word.is_out() && !word.is(PageWord::kBusy)) leave_out(page, word, PageWord::resident(1));
+  if (word.bits == 0) return true;
+  if (!word.is_out() && word.chances() != 0) pager.table.set(page, PageWord{word.bits - 1});
+  return false;
+}
+
+// Says of the candidates among pages [begin, end) of the span that they are staged, or that they are resident
+// after all.
+void Evictor::mark(const Span& span, unsigned begin, unsigned end, bool is_staged) noexcept {
+  for (unsigned i = begin; i < end; ++i) {
+    if ((span.candidates >> i & 1) == 0) continue;
+    const std::uint64_t page = span.first + i;
+    if (is_staged) {
+      note_out(page);
+      pager.staged_pages.fetch_add(1, std::memory_order_relaxed);
+      pager.table.set(page, PageWord::of(PageState::staged));
+    } else {
+      note_back(page);
+      pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+      pager.table.set(page, PageWord::resident(0));
+    }
+  }
+}
+
+// Moves the candidates among pages [begin, end) of a span to the staging area; the others there are out
+// already, so that one move carries all. Both ends are candidates. Locks of the groups held. Returns pages
+// moved.
+unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noexcept {
   const PageTable& table = pager.table;
   unsigned moved = 0;
-  for (std::uint64_t page = begin; page < end;) {
+  while (begin < end) {
     // The words first: a child that is forked in between finds the page in the heap, or where its word says.
-    for (std::uint64_t p = page; p < end; ++p) {
-      note_out(p);
-      pager.staged_pages.fetch_add(1, std::memory_order_relaxed);
-      table.set(p, PageWord::of(PageState::staged));
+    mark(span, begin, end, true);
+    const std::uint64_t page = span.first + begin;
+    const std::size_t bytes = (end - begin) * kPageBytes;
+    long result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
+    if (result == -EBUSY && unshare(page)) {
+      result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
     }
-    long result = pager.faults.move(pager.staged(page), table.address_of(page), (end - page) * kPageBytes);
-    if (result == -EBUSY && unshare(page, end)) {
-      result = pager.faults.move(pager.staged(page), table.address_of(page), (end - page) * kPageBytes);
-    }
-    const std::uint64_t done = result > 0 ? static_cast<std::uint64_t>(result) / kPageBytes : 0;
-    for (std::uint64_t p = page + done; p < end; ++p) {
-      note_back(p);
-      pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
-      table.set(p, PageWord::resident(0));
-    }
-    moved += static_cast<unsigned>(done);
+    const unsigned done = result > 0 ? static_cast<unsigned>(result / static_cast<long>(kPageBytes)) : 0;
+    mark(span, begin + done, end, false);
+    for (unsigned i = begin; i < begin + done; ++i) moved += span.candidates >> i & 1;
     if (result == -EEXIST) static_cast<void>(os::purge(pager.staged(page), kPageBytes));  // left by a fork
     if (result == -EAGAIN || result == -EINVAL) break;  // a fork is under way; locked memory
-    page += done;
-    if (result > 0) continue;  // the kernel stops where something is in the way: the next turn says what
-    if (result != -ENOENT && result != -EEXIST) {
+    if (result <= 0 && result != -ENOENT && result != -EEXIST) {
       count(pager.counters.refused_pages);
       table.set(page, PageWord::resident(kChancesRefused));
     }
-    ++page;
+    // The kernel stops where something is in the way: the next turn says what.
+    begin += result > 0 ? done : 1;
+    while (begin < end && (span.candidates >> begin & 1) == 0) ++begin;
   }
   count(pager.counters.moved_pages, moved);
   return moved;
@@ -179,50 +200,84 @@ void Evictor::give_back_free_pages(std::uint64_t group) noexcept {
   pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
 }
 
-// Whether a present page may be staged now. One that may not loses a chance. Lock of its group held.
-bool Evictor::is_candidate(std::uint64_t page) noexcept {
-  const PageWord word = pager.table.get(page);
-  // Present, but said to be out: our parent brought it in for us, right after the fork.
-  if (word.is_out() && !word.is(PageWord::kBusy)) leave_out(page, word, PageWord::resident(1));
-  if (word.bits == 0) return true;
-  if (!word.is_out() && word.chances() != 0) pager.table.set(page, PageWord{word.bits - 1});
-  return false;
-}
-
-// Stages what has no chances left among the present pages [begin, end) of one unit and at most kSpanPages
-// pages. The locks of all of them are held at once, because a move costs as much for one page as for many.
-unsigned Evictor::stage_span(std::uint64_t begin, std::uint64_t end) noexcept {
-  const PageTable& table = pager.table;
-  const std::uint64_t first_group = begin / kGroupPages;
-  std::uint64_t last_group = first_group;
-  if (!table.try_lock(first_group)) return 0;
-  while ((last_group + 1) * kGroupPages < end && table.try_lock(last_group + 1)) ++last_group;
-  if (end > (last_group + 1) * kGroupPages) end = (last_group + 1) * kGroupPages;
+// The runs of a span in which everything is a candidate or out already, each moved at once. Locks held.
+unsigned Evictor::stage_candidates(const Span& span, std::uint64_t passable) noexcept {
   unsigned moved = 0;
-  if (watch_unit(begin)) {
-    const bool may_be_slabs = reinterpret_cast<std::uintptr_t>(table.address_of(begin)) >= ranges_[1].begin;
-    for (std::uint64_t group = first_group; may_be_slabs && group <= last_group; ++group)
-      give_back_free_pages(group);
-    for (std::uint64_t page = begin; page < end;) {
-      std::uint64_t stop = page;
-      while (stop < end && is_candidate(stop)) ++stop;
-      if (stop != page) moved += stage_run(page, stop);
-      page = stop + 1;
+  for (unsigned begin = 0; begin < kSpanPages;) {
+    if ((span.candidates >> begin & 1) == 0) {
+      ++begin;
+      continue;
     }
-  }
-  for (std::uint64_t group = first_group; group <= last_group; ++group) {
-    GroupRecord& record = table.group(group);
-    if (moved != 0) {
-      record.staged_tick = tick_;
-      if ((record.queues & kInStageQueue) == 0 && staged_.push(group)) record.queues |= kInStageQueue;
+    unsigned end = begin + 1;
+    for (unsigned i = end; i < kSpanPages && (passable >> i & 1) != 0; ++i) {
+      if ((span.candidates >> i & 1) != 0) end = i + 1;
     }
-    table.unlock(group);
+    moved += stage_run(span, begin, end);
+    begin = end;
   }
   return moved;
 }
 
-unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
+// Stages what has no chances left among the present pages of a span. The locks of its groups are held at
+// once, because a move costs as much for one page as for many.
+unsigned Evictor::stage_span(Span& span) noexcept {
+  const PageTable& table = pager.table;
+  const std::uint64_t first_group = span.first / kGroupPages;
+  unsigned groups = 0;
+  while (groups < kSpanPages / kGroupPages && table.try_lock(first_group + groups)) ++groups;
+  unsigned moved = 0;
+  if (groups != 0 && watch_unit(span.first)) {
+    const bool may_be_slabs =
+        reinterpret_cast<std::uintptr_t>(table.address_of(span.first)) >= ranges_[1].begin;
+    for (unsigned i = 0; may_be_slabs && i < groups; ++i) give_back_free_pages(first_group + i);
+    std::uint64_t out = 0;
+    for (unsigned i = 0; i < groups * kGroupPages; ++i) {
+      const bool is_present = (span.present >> i & 1) != 0;
+      if (is_present && is_candidate(span.first + i)) span.candidates |= std::uint64_t{1} << i;
+      if (!is_present && table.get(span.first + i).is_out()) out |= std::uint64_t{1} << i;
+    }
+    moved = stage_candidates(span, span.candidates | out);
+  }
+  for (unsigned i = 0; i < groups; ++i) {
+    GroupRecord& record = table.group(first_group + i);
+    if ((span.candidates >> (i * kGroupPages) & 0xffff) != 0) {
+      record.staged_tick = tick_;
+      if ((record.queues & kInStageQueue) == 0 && staged_.push(first_group + i))
+        record.queues |= kInStageQueue;
+    }
+    table.unlock(first_group + i);
+  }
+  return moved;
+}
+
+// Stages what it may among the present pages of the runs, span by span, until enough were moved. Returns
+// pages moved; when that is enough, the hand stands behind the last span.
+unsigned Evictor::stage_runs(const os::PageScan::Run* runs, unsigned run_count,
+                             std::uint64_t wanted_pages) noexcept {
   const auto base = reinterpret_cast<std::uintptr_t>(pager.table.base());
+  unsigned moved = 0;
+  Span span;
+  for (unsigned i = 0; i < run_count; ++i) {
+    const std::uint64_t end = (runs[i].end - base) / kPageBytes;
+    for (std::uint64_t page = (runs[i].begin - base) / kPageBytes; page < end; ++page) {
+      const std::uint64_t first = page / kSpanPages * kSpanPages;
+      if (first != span.first && span.present != 0) {
+        moved += stage_span(span);
+        if (moved >= wanted_pages) {
+          hand_ = base + first * kPageBytes;
+          return moved;
+        }
+        span = {};
+      }
+      span.first = first;
+      span.present |= std::uint64_t{1} << (page - first);
+    }
+  }
+  if (span.present != 0) moved += stage_span(span);
+  return moved;
+}
+
+unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
   std::uint64_t moved = 0;
   // Twice round at most: the first time may only take chances away.
   for (unsigned turns = 0; moved < wanted_pages && turns < 2;) {
@@ -232,20 +287,7 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
     const std::uintptr_t end = is_first ? ranges_[0].end : ranges_[1].end;
     const int found = pager.scan.present(hand_, end, runs, kRuns, &hand_);
     if (found < 0) return 0;
-    for (int i = 0; i < found && moved < wanted_pages; ++i) {
-      for (std::uint64_t page = (runs[i].begin - base) / kPageBytes;
-           page < (runs[i].end - base) / kPageBytes;) {
-        const std::uint64_t run_end = (runs[i].end - base) / kPageBytes;
-        std::uint64_t stop = (page / kSpanPages + 1) * kSpanPages;
-        if (stop > run_end) stop = run_end;
-        moved += stage_span(page, stop);
-        page = stop;
-        if (moved >= wanted_pages) {
-          hand_ = base + page * kPageBytes;
-          break;
-        }
-      }
-    }
+    moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
     if (hand_ >= end && moved < wanted_pages) {
       if (!is_first) ++turns;
       hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
@@ -283,7 +325,13 @@ bool Evictor::put_away_page(std::uint64_t page) noexcept {
 // The staged copy of a page that is elsewhere by now is given back, together with its neighbours: a system
 // call per run costs less than one per page. Nothing is staged in between, so that no new copy is in the way.
 void Evictor::purge_later(std::uint64_t page) noexcept {
-  if (page != purge_end_) {
+  bool is_near = purge_end_ != 0 && page >= purge_end_ && page - purge_end_ < kSpanPages;
+  // Pages in between that have no staged copy do no harm: nobody but this thread stages.
+  for (std::uint64_t between = purge_end_; is_near && between < page; ++between) {
+    const PageWord word = pager.table.get(between);
+    is_near = word.state() != PageState::staged && !word.is(PageWord::kJournaled);
+  }
+  if (!is_near) {
     purge_now();
     purge_begin_ = page;
   }

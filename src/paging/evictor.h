@@ -4,6 +4,7 @@
 
 #include <new>
 
+#include "platform/fault.h"
 #include "src/paging/page_table.h"
 #include "src/vm/region.h"
 
@@ -39,6 +40,12 @@ class Evictor {
     std::uint64_t page;
     PageWord word;
   };
+  // Pages that are looked at together; bit i stands for page first + i.
+  struct Span {
+    std::uint64_t first = 0;  // a multiple of kSpanPages
+    std::uint64_t present = 0;
+    std::uint64_t candidates = 0;
+  };
   struct Range {
     std::uintptr_t begin, end;
   };
@@ -48,9 +55,12 @@ class Evictor {
   void give_back_free_memory() noexcept;
   void give_back_free_pages(std::uint64_t group) noexcept;
   unsigned stage(std::uint64_t wanted_pages) noexcept;
-  unsigned stage_span(std::uint64_t begin, std::uint64_t end) noexcept;
-  [[nodiscard]] bool is_candidate(std::uint64_t page) noexcept;
-  unsigned stage_run(std::uint64_t begin, std::uint64_t end) noexcept;
+  unsigned stage_runs(const os::PageScan::Run* runs, unsigned run_count, std::uint64_t wanted_pages) noexcept;
+  unsigned stage_span(Span& span) noexcept;
+  unsigned stage_candidates(const Span& span, std::uint64_t passable) noexcept;
+  unsigned stage_run(const Span& span, unsigned begin, unsigned end) noexcept;
+  static void mark(const Span& span, unsigned begin, unsigned end, bool is_staged) noexcept;
+  [[nodiscard]] static bool is_candidate(std::uint64_t page) noexcept;
   unsigned put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,
                            std::uint16_t minimum_age) noexcept;
   unsigned put_away(std::uint64_t group) noexcept;
