@@ -115,13 +115,30 @@ unsigned count_out(const std::byte* first_page, unsigned page_count) noexcept {
   return out;
 }
 
-void wait_for_room() noexcept {
-  constexpr unsigned kRounds = 200;
+bool wait_while_pressed(std::uint64_t limit_ns) noexcept {
   constexpr std::uint64_t kRoundNs = 5'000'000;
+  constexpr std::uint64_t kPauseMs = 2'000;
+  constexpr std::uint64_t kNsPerPage = 250'000;  // slower than 4 pages a millisecond is not worth waiting for
   const std::uint64_t start = os::clock_fine_ns();
-  for (unsigned i = 0; i < kRounds && vm::paging_pressure.load(std::memory_order_relaxed); ++i) {
+  const std::uint64_t outs_before = pager.counters.page_outs.load(std::memory_order_relaxed);
+  while (vm::paging_pressure.load(std::memory_order_relaxed)) {
+    if (os::clock_fine_ns() - start > limit_ns) {
+      const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
+      if (outs >= limit_ns / kNsPerPage) return false;
+      // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
+      pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
+      vm::paging_pressure.store(false, std::memory_order_relaxed);
+      return false;
+    }
     os::wait_on(pager.room, pager.room.load(std::memory_order_relaxed), kRoundNs);
   }
+  return true;
+}
+
+void wait_for_room() noexcept {
+  constexpr std::uint64_t kLimitNs = 200'000'000;
+  const std::uint64_t start = os::clock_fine_ns();
+  static_cast<void>(wait_while_pressed(kLimitNs));
   count(pager.counters.throttles);
   count(pager.counters.throttle_ns, os::clock_fine_ns() - start);
 }

@@ -473,8 +473,8 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
 // for some seconds is put away. Slower when pages come back soon after they went out.
 bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
   constexpr std::uint64_t kRoundMs = 250;
-  constexpr std::uint64_t kSweepMs = 20'000;     // every page is probed about this often
-  constexpr std::uint16_t kStagedTicks = 50;     // 5 s untouched in the staging area
+  constexpr std::uint64_t kSweepMs = 12'000;     // every page is probed about this often
+  constexpr std::uint16_t kStagedTicks = 40;     // 4 s untouched in the staging area
   constexpr std::uint64_t kRefaultShare = 2000;  // of the pages in RAM, may come back per round
   constexpr std::uint64_t kPauseMs = 5'000;
   if (now_ms - last_idle_round_ms_ < kRoundMs) return false;
@@ -487,6 +487,12 @@ bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
   if (now_ms < paused_until_ms_) return false;
   give_back_free_memory();
   put_away_oldest(~std::uint64_t{0}, 0, kStagedTicks);
+  // With a directory, what is idle does not fill memory compressed either.
+  constexpr std::size_t kCompressedShare = 4;
+  const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
+  const std::size_t compressed_max = resident * kPageBytes / kCompressedShare;
+  if (pager.store(pager.own_store).has_files() && compressed > compressed_max)
+    write_cold(compressed - compressed_max);
   stage(resident * kRoundMs / kSweepMs + 16);
   return false;
 }
@@ -505,7 +511,8 @@ void Evictor::run() noexcept {
     // At once: a round may take long, and whoever allocates meanwhile makes it longer. Unless the last round
     // got nothing out: then there is nothing to wait for.
     const bool is_over = budget != 0 && used > budget + margin;
-    vm::paging_pressure.store(is_over && !is_stuck, std::memory_order_relaxed);
+    const bool may_press = now_ms >= pager.no_pressure_until_ms.load(std::memory_order_relaxed);
+    vm::paging_pressure.store(is_over && !is_stuck && may_press, std::memory_order_relaxed);
     bool is_busy = false;
     if (pager.may_page_out) is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
     if (now_ms - last_trim_ms_ >= 1000) {

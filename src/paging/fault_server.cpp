@@ -15,7 +15,6 @@
 #include "src/base/text.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
-#include "src/vm/pageable.h"
 
 namespace glebe::paging {
 namespace {
@@ -100,16 +99,6 @@ void note_answered(const Fault& fault) noexcept {
   count(pager.counters.latency[bucket]);
 }
 
-// Waits a little while the process is far above its budget, so that whoever touches pages faster than they
-// can go out again does not get far. Not with a lock.
-void wait_for_evictor() noexcept {
-  constexpr unsigned kRounds = 50;
-  constexpr std::uint64_t kRoundNs = 1'000'000;
-  for (unsigned i = 0; i < kRounds && vm::paging_pressure.load(std::memory_order_relaxed); ++i) {
-    os::wait_on(pager.room, pager.room.load(std::memory_order_relaxed), kRoundNs);
-  }
-}
-
 // Answers a fault. False: a fork is under way, nothing was done.
 bool answer(Server& server, Fault& fault) noexcept {
   const PageTable& table = pager.table;
@@ -149,7 +138,10 @@ void take_fault(Server& server, const os::FaultEvent& event) noexcept {
   Fault fault = {pager.table.page_of(address), os::clock_fine_ns(), {}, event.is_write};
   count(pager.counters.faults);
   const bool is_out = pager.table.get(fault.page).state() == PageState::stored;
-  if (is_out && vm::paging_pressure.load(std::memory_order_relaxed)) wait_for_evictor();
+  // Whoever touches pages faster than they can go out again does not get far. Not with a lock, and not for
+  // long.
+  constexpr std::uint64_t kWaitNs = 20'000'000;
+  if (is_out) static_cast<void>(wait_while_pressed(kWaitNs));
   if (answer(server, fault)) return;
   while (!later_queue.push(fault)) os::yield();
   // Once more: if the fork was over by now, nobody else would look.

@@ -43,6 +43,7 @@ struct Pager {
   std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
   std::atomic<std::uint32_t> kick{0};                        // futex: the evictor has something to do
+  std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
   std::atomic<std::uint32_t> room{0};   // futex: counts the evictor's rounds, for those who wait for room
   std::atomic<std::uint32_t> ready{0};  // futex: 1 when the pager serves, 2 when it cannot
   std::atomic<std::uint32_t> gate{0};   // futex: 1 when the threads may begin
@@ -86,6 +87,9 @@ void settle_journal(std::uint32_t now_ms) noexcept;
 [[nodiscard]] std::uint64_t drop_freed(std::byte* first_page, unsigned count) noexcept;
 [[nodiscard]] unsigned count_out(const std::byte* first_page, unsigned count) noexcept;
 void wait_for_room() noexcept;
+// Waits while the process is far above its budget, for at most limit_ns. False: it still is. When hardly
+// anything went out meanwhile, nobody waits for the next two seconds.
+bool wait_while_pressed(std::uint64_t limit_ns) noexcept;
 
 // fault_server.cpp
 // Threads are made before any of them may begin: making one calls malloc, and the page it gets may be out.
