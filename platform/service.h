@@ -22,6 +22,9 @@ namespace glebe::os {
 // table. (unshare(2), CLONE_FILES.) False: refused; then the table is still the program's.
 [[nodiscard]] bool take_private_descriptors() noexcept;
 
+// Keeps the calling thread on one CPU, number `index` modulo the CPUs the process may use. A hint.
+void stay_on_cpu(unsigned index) noexcept;
+
 // Sleeps until `word` is not `expected` any more and somebody woke it, or the time is over. (futex(2),
 // private.)
 void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept;

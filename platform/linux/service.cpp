@@ -102,6 +102,23 @@ bool take_private_descriptors() noexcept {
   return true;
 }
 
+void stay_on_cpu(unsigned index) noexcept {
+  const ErrnoScope errno_scope;
+  cpu_set_t allowed;
+  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  const unsigned count = static_cast<unsigned>(CPU_COUNT(&allowed));
+  if (count == 0) return;
+  unsigned left = index % count;
+  for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || left-- != 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    ::sched_setaffinity(0, sizeof one, &one);
+    return;
+  }
+}
+
 void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
   const ErrnoScope errno_scope;
   const timespec timeout = {static_cast<time_t>(timeout_ns / 1'000'000'000),

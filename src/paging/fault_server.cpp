@@ -1,11 +1,7 @@
-// The threads that answer faults. They read events and answer from memory: a page that is staged
+// The threads that answer faults. One per CPU reads events and answers from memory: a page that is staged
 // moves back, one that is compressed is expanded into a buffer and put in place, one that was never touched
 // reads as zero. What lies in a page file goes on to the disk readers, so that no fault waits behind a disk
 // that it does not need.
-//
-// The kernel wakes every thread that waits for an event, so one waits as long as one is enough; when events
-// were there already several times in a row, another joins, up to one per CPU, and leaves again when it had
-// nothing to do for a while.
 //
 // While a fork is under way the kernel refuses to put pages in place until somebody reads the event of the
 // fork. So a server that is refused never waits: it lays the fault aside and reads on.
@@ -24,9 +20,6 @@ namespace glebe::paging {
 namespace {
 
 constexpr unsigned kServersMax = 64;
-constexpr std::uint64_t kBacklogNs = 1'500;  // an event that was read this soon had been waiting
-constexpr unsigned kBacklogMax = 8;
-constexpr std::uint64_t kIdleNs = 5'000'000;
 constexpr unsigned kDiskReaders = 2;
 constexpr unsigned kQueueMax = 4096;
 
@@ -155,54 +148,17 @@ void take_fault(Server& server, const os::FaultEvent& event) noexcept {
   answer_later_ones(server);
 }
 
-// How many servers wait for events, and how many should.
-constinit std::atomic<std::uint32_t> listening{0}, wanted{1};
-constinit unsigned server_count = 0;
-
-void take_turn() noexcept {
-  for (;;) {
-    const std::uint32_t limit = wanted.load(std::memory_order_relaxed);
-    std::uint32_t now = listening.load(std::memory_order_relaxed);
-    if (now < limit && listening.compare_exchange_strong(now, now + 1, std::memory_order_relaxed)) return;
-    constexpr std::uint64_t kNapNs = 1'000'000'000;
-    if (now >= limit) os::wait_on(wanted, limit, kNapNs);
-  }
-}
-
-// After an event was read `gap_ns` after the last one had been answered: more servers, or fewer.
-void judge_load(std::uint64_t gap_ns, unsigned& backlog) noexcept {
-  std::uint32_t limit = wanted.load(std::memory_order_relaxed);
-  backlog = gap_ns < kBacklogNs ? backlog + 1 : 0;
-  if (backlog == kBacklogMax && limit < server_count) {
-    backlog = 0;
-    if (wanted.compare_exchange_strong(limit, limit + 1, std::memory_order_relaxed)) os::wake_all(wanted);
-  } else if (gap_ns > kIdleNs && limit > 1) {
-    wanted.compare_exchange_strong(limit, limit - 1, std::memory_order_relaxed);
-  }
-}
-
-void give_up_turn_if_too_many() noexcept {
-  std::uint32_t now = listening.load(std::memory_order_relaxed);
-  if (now <= wanted.load(std::memory_order_relaxed)) return;
-  if (listening.compare_exchange_strong(now, now - 1, std::memory_order_relaxed)) take_turn();
-}
-
-void run_server(void*) noexcept {
+void run_server(void* index_argument) noexcept {
   wait_at_gate();
+  os::stay_on_cpu(static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(index_argument)));
   Server* server = make_server();
   CHECK(server != nullptr);
-  take_turn();
-  std::uint64_t answered_ns = os::clock_fine_ns();
-  unsigned backlog = 0;
   for (;;) {
     os::FaultEvent event;
-    give_up_turn_if_too_many();
     if (pager.faults.read_events(&event, 1) == 0) continue;
-    judge_load(os::clock_fine_ns() - answered_ns, backlog);
     if (event.kind == os::FaultEvent::Kind::forked) adopt_child(event.child);
     if (event.kind == os::FaultEvent::Kind::page_fault) take_fault(*server, event);
     if (!later_queue.is_empty()) answer_later_ones(*server);
-    answered_ns = os::clock_fine_ns();
   }
 }
 
@@ -252,18 +208,14 @@ bool start_fault_servers() noexcept {
   later_queue.reset_in_child();
   unsigned count = os::cpu_count();
   if (count > kServersMax) count = kServersMax;
-  // At least two, so that another can read on while one is busy.
+  // At least two, so that one reads on while another is busy.
   if (count < 2) count = 2;
-  listening.store(0, std::memory_order_relaxed);
-  wanted.store(1, std::memory_order_relaxed);
-  server_count = 0;
   for (unsigned i = 0; i < count; ++i) {
-    if (!os::start_service_thread(run_server, nullptr, "glebe-fault")) break;
-    ++server_count;
+    if (!os::start_service_thread(run_server, reinterpret_cast<void*>(std::uintptr_t{i}), "glebe-fault"))
+      return i != 0;
   }
-  if (server_count == 0) return false;
   for (unsigned i = 0; i < kDiskReaders; ++i) {
-    if (!os::start_service_thread(run_disk_reader, nullptr, "glebe-disk")) return false;
+    if (!os::start_service_thread(run_disk_reader, nullptr, "glebe-disk")) return i != 0;
   }
   return true;
 }
