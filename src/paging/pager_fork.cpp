@@ -31,8 +31,8 @@ constexpr unsigned kChildrenMax = 1000;
 constexpr unsigned kLeasesMax = 4096;
 constexpr unsigned kPendingMax = 32;
 constexpr unsigned kBeaconPages = 1024;
-constexpr std::uint64_t kEventWaitNs = 20'000'000;
-constexpr std::uint64_t kClaimWaitNs = 2'000'000'000;
+constexpr std::uint64_t kEventWaitNs = 500'000'000;
+constexpr std::uint64_t kClaimWaitNs = 5'000'000'000;
 
 enum class ChildState : std::uint8_t { unused, served, claimed };
 struct Child {
