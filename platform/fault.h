@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace glebe::os {
 
@@ -81,10 +82,9 @@ class PageScan {
     std::uintptr_t begin, end;
   };
   [[nodiscard]] bool open() noexcept;
-  // Runs of present pages with contents (not the shared zero page) in [begin, end), lowest first, up to
-  // `count` runs; *scanned is where it stopped. Returns the number of runs, -1 on failure.
-  [[nodiscard]] int present(std::uintptr_t begin, std::uintptr_t end, Run* runs, unsigned count,
-                            std::uintptr_t* scanned) const noexcept;
+  // Runs of present pages with contents (not the shared zero page) in `range`, lowest first, as many as fit
+  // into `runs`; *scanned is where it stopped. Returns the number of runs, -1 on failure.
+  [[nodiscard]] int present(const Run& range, std::span<Run> runs, std::uintptr_t* scanned) const noexcept;
 
  private:
   int descriptor_ = -1;

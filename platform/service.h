@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace glebe::os {
 
@@ -43,8 +44,8 @@ void sleep_ns(std::uint64_t duration_ns) noexcept;
 // One message: bytes and up to kPassedMax descriptors. Blocks, up to the socket's time limit. False: the
 // other side is gone or too slow.
 inline constexpr unsigned kPassedMax = 64;
-[[nodiscard]] bool send_message(int socket, const void* data, std::size_t size_bytes, const int* descriptors,
-                                unsigned count) noexcept;
+[[nodiscard]] bool send_message(int socket, const void* data, std::size_t size_bytes,
+                                std::span<const int> descriptors) noexcept;
 // Returns the number of descriptors received, -1 on failure (then none was kept).
 [[nodiscard]] int receive_message(int socket, void* data, std::size_t size_bytes, int* descriptors) noexcept;
 [[nodiscard]] bool is_hung_up(int socket) noexcept;  // the other side closed it, or ended

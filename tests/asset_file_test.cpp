@@ -66,7 +66,7 @@ int refused_objects(const std::string& path, const Contents& contents) {
   int refused = 0;
   for (std::uint32_t i = 0; i < file.count(); ++i) {
     Bytes read(file.size_bytes(i));
-    if (file.read(i, 0, read.data(), read.size(), scratch) != GetResult::ok) {
+    if (file.read(i, 0, read, scratch) != GetResult::ok) {
       ++refused;
     } else if (read != contents.at(std::string(file.name(i)))) {
       return -1;
@@ -94,7 +94,7 @@ TEST_CASE("G12 G14 an asset file gives back every object by name and by number",
       REQUIRE(file.find(name) == index);
       REQUIRE(file.size_bytes(index) == bytes.size());
       Bytes read(bytes.size());
-      REQUIRE(file.read(index, 0, read.data(), read.size(), scratch) == GetResult::ok);
+      REQUIRE(file.read(index, 0, read, scratch) == GetResult::ok);
       REQUIRE(read == bytes);
       ++index;
     }
@@ -121,7 +121,7 @@ TEST_CASE("an asset is read in any part", "[paging]") {
     const std::size_t offset = random.below(bytes.size() + 1);
     const std::size_t size = random.below(bytes.size() - offset + 1);
     Bytes read(size);
-    REQUIRE(file.read(0, offset, read.data(), size, scratch) == GetResult::ok);
+    REQUIRE(file.read(0, offset, {read.data(), size}, scratch) == GetResult::ok);
     REQUIRE(std::equal(read.begin(), read.end(), bytes.begin() + static_cast<std::ptrdiff_t>(offset)));
   }
 }
@@ -220,7 +220,7 @@ TEST_CASE("mut-A14 an entry that points outside is refused, even under right che
     // What opens can be read without harm; the checksums of the blocks are out of reach.
     for (std::uint32_t index = 0; index < file.count(); ++index) {
       Bytes read(file.size_bytes(index));
-      if (file.read(index, 0, read.data(), read.size(), scratch) != GetResult::ok) continue;
+      if (file.read(index, 0, read, scratch) != GetResult::ok) continue;
       static_cast<void>(file.find(file.name(index)));
     }
   }
@@ -300,7 +300,7 @@ TEST_CASE("an asset file is replaced as a whole or not at all", "[paging]") {
   REQUIRE(reader.open(path.c_str()) == AssetProblem::none);
   REQUIRE(write_asset(path, {{"new", make_object(Kind::text, 10, 1)}}) == AssetProblem::none);
   Bytes read(3000);
-  REQUIRE(reader.read(0, 0, read.data(), read.size(), scratch) == GetResult::ok);
+  REQUIRE(reader.read(0, 0, read, scratch) == GetResult::ok);
   REQUIRE(read == old.at("old"));
   REQUIRE(write_asset(directory.path() + "/missing/assets", old) == AssetProblem::cannot_write);
 }

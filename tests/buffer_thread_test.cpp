@@ -69,7 +69,7 @@ TEST_CASE("G4 mut-A11 asynchronous moves: results, mixed order, and waiting for 
     for (std::size_t i = 0; i < buffers.size(); ++i) {
       const Tier tier = i % 3 == 0 ? Tier::file : i % 3 == 1 ? Tier::compressed : Tier::device;
       Ticket ticket = 0;
-      REQUIRE(pager.move_async(buffers[i], {}, Operation::swap_to, tier, &ticket) == Result::ok);
+      REQUIRE(pager.move_async(buffers[i], {}, {Operation::swap_to, tier}, &ticket) == Result::ok);
       REQUIRE(ticket != 0);
       tickets.push_back(ticket);
     }
@@ -90,10 +90,10 @@ TEST_CASE("G4 mut-A11 asynchronous moves: results, mixed order, and waiting for 
     // A result that is a failure.
     Ticket ticket = 0;
     REQUIRE(pager.pin(buffers[0], {}, Access::read).result == Result::ok);
-    REQUIRE(pager.move_async(buffers[0], {}, Operation::swap_to, Tier::file, &ticket) == Result::ok);
+    REQUIRE(pager.move_async(buffers[0], {}, {Operation::swap_to, Tier::file}, &ticket) == Result::ok);
     REQUIRE(pager.wait(ticket) == Result::pinned);
     REQUIRE(pager.unpin(buffers[0], {}, Access::read) == Result::ok);
-    REQUIRE(pager.move_async(buffers[0], {}, Operation::swap_to, Tier::file, &ticket) == Result::ok);
+    REQUIRE(pager.move_async(buffers[0], {}, {Operation::swap_to, Tier::file}, &ticket) == Result::ok);
     pager.release_ticket(ticket);
     REQUIRE(pager.close_buffer(buffers[1]) == Result::ok);
     pager.wait_all();
@@ -140,10 +140,10 @@ TEST_CASE("G4 B7 a call returns while its work goes on; what did not begin can b
   REQUIRE(fill(pager, first, kOne, 1));
   REQUIRE(fill(pager, second, kOne, 2));
   Ticket running = 0, waiting = 0, cancelled = 0;
-  REQUIRE(pager.move_async(first, {}, Operation::swap_to, Tier::file, &running) == Result::ok);
+  REQUIRE(pager.move_async(first, {}, {Operation::swap_to, Tier::file}, &running) == Result::ok);
   gate.wait_for(1);
-  REQUIRE(pager.move_async(second, {}, Operation::swap_to, Tier::file, &cancelled) == Result::ok);
-  REQUIRE(pager.move_async(second, {}, Operation::page_to, Tier::compressed, &waiting) == Result::ok);
+  REQUIRE(pager.move_async(second, {}, {Operation::swap_to, Tier::file}, &cancelled) == Result::ok);
+  REQUIRE(pager.move_async(second, {}, {Operation::page_to, Tier::compressed}, &waiting) == Result::ok);
   REQUIRE_FALSE(pager.is_done(running));
   REQUIRE_FALSE(pager.is_done(waiting));
   REQUIRE(pager.stats().pending == 3);
@@ -183,7 +183,7 @@ TEST_CASE("mut-A06 a slow page-out of one extent holds up nobody else", "[paging
   const BufferHandle slow = make(pager, kExtent, coded);
   REQUIRE(fill(pager, slow, kOne, 1));
   Ticket ticket = 0;
-  REQUIRE(pager.move_async(slow, {}, Operation::swap_to, Tier::file, &ticket) == Result::ok);
+  REQUIRE(pager.move_async(slow, {}, {Operation::swap_to, Tier::file}, &ticket) == Result::ok);
   gate.wait_for(1);
   // All of it goes through while that one is under way.
   const std::vector<BufferHandle> buffers = make_filled(pager, 20);
@@ -271,7 +271,7 @@ struct Storm {
       constexpr Operation kMoves[] = {Operation::swap_to, Operation::page_to, Operation::synchronise};
       const Operation operation = kMoves[random.below(3)];
       Ticket ticket = 0;
-      const Result result = random.one_in(4) ? pager.move_async(buffer, {}, operation, tier, &ticket)
+      const Result result = random.one_in(4) ? pager.move_async(buffer, {}, {operation, tier}, &ticket)
                                              : pager.move(buffer, {}, operation, tier);
       if (result != Result::ok && result != Result::pinned) failed.fetch_add(1);
       if (ticket != 0) pager.release_ticket(ticket);
@@ -331,8 +331,8 @@ TEST_CASE("a forked child can only close the pager; what was pinned is still the
     bool is_right = pager.pin(buffers[1], kOne, Access::read).result == Result::in_child;
     is_right = is_right && pager.create(1, {}, &handle) == Result::in_child;
     is_right = is_right && pager.move(buffers[1], {}, Operation::discard, Tier::host) == Result::in_child;
-    is_right = is_right &&
-               pager.move_async(buffers[1], {}, Operation::discard, Tier::host, &ticket) == Result::in_child;
+    is_right = is_right && pager.move_async(buffers[1], {}, {Operation::discard, Tier::host}, &ticket) ==
+                               Result::in_child;
     is_right = is_right && has_words(pinned.data, 0, kExtent, 0);
     pager.close();
     ::_exit(is_right ? 0 : 1);

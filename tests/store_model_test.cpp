@@ -177,9 +177,9 @@ struct Model {
   std::size_t stored_bytes(const Known& object) {
     if (object.kind == Kind::zero || object.kind == Kind::word32 || object.kind == Kind::word64) return 8;
     const Bytes bytes = object.bytes();
-    Stored stored;
-    expect(compress(options.codec, bytes.data(), bytes.size(), bytes.size(), rig.scratch, &stored));
-    return stored.stored_bytes;
+    const std::optional<Stored> stored = compress(options.codec, bytes, bytes.size(), rig.scratch);
+    expect(stored.has_value());
+    return stored->stored_bytes;
   }
 
   void recount() {

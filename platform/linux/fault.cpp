@@ -185,23 +185,22 @@ bool PageScan::open() noexcept {
   return descriptor_ >= 0;
 }
 
-int PageScan::present(std::uintptr_t begin, std::uintptr_t end, Run* runs, unsigned count,
-                      std::uintptr_t* scanned) const noexcept {
+int PageScan::present(const Run& range, std::span<Run> runs, std::uintptr_t* scanned) const noexcept {
   constexpr unsigned kMax = 256;
   ScanRun found[kMax];
   ScanRequest request = {};
   request.size = sizeof request;
-  request.start = begin;
-  request.end = end;
+  request.start = range.begin;
+  request.end = range.end;
   request.vec = word(found);
-  request.vec_len = count < kMax ? count : kMax;
+  request.vec_len = runs.size() < kMax ? runs.size() : kMax;
   request.category_mask = kIsPresent | kIsZeroPage;
   request.category_inverted = kIsZeroPage;  // present, and not the zero page
   request.return_mask = kIsPresent;
   const ErrnoScope errno_scope;
   const int result = ::ioctl(descriptor_, kScan, &request);
   *scanned = request.walk_end;
-  for (int i = 0; i < result; ++i) runs[i] = {found[i].start, found[i].end};
+  for (int i = 0; i < result; ++i) runs[static_cast<unsigned>(i)] = {found[i].start, found[i].end};
   return result;
 }
 

@@ -191,22 +191,22 @@ int accept_connection(int listener) noexcept {
   return connection;
 }
 
-bool send_message(int socket, const void* data, std::size_t size_bytes, const int* descriptors,
-                  unsigned count) noexcept {
+bool send_message(int socket, const void* data, std::size_t size_bytes,
+                  std::span<const int> descriptors) noexcept {
   const ErrnoScope errno_scope;
   iovec part = {const_cast<void*>(data), size_bytes};
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   ControlBuffer control = {};
-  if (count != 0) {
+  if (!descriptors.empty()) {
     message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(count * sizeof(int));
-    std::memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
+    header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+    std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   }
   return ::sendmsg(socket, &message, MSG_NOSIGNAL) == static_cast<ssize_t>(size_bytes);
 }

@@ -35,20 +35,37 @@ pg::Access access_of(glebe_access access) noexcept {
   return access == glebe_write ? pg::Access::write : pg::Access::read;
 }
 
-// Pins one extent after the other and copies between it and the caller's bytes.
+// The two directions of copy_range().
+struct CopyOut {
+  static constexpr pg::Access kAccess = pg::Access::read;
+  void operator()(const std::byte* data, std::size_t done, std::size_t count) const noexcept {
+    std::memcpy(to + done, data, count);
+  }
+  std::byte* to;
+};
+struct CopyIn {
+  static constexpr pg::Access kAccess = pg::Access::write;
+  void operator()(std::byte* data, std::size_t done, std::size_t count) const noexcept {
+    std::memcpy(data, from + done, count);
+  }
+  const std::byte* from;
+};
+
+// Pins one extent after the other and copies between it and the caller's bytes. Size 0 copies nothing.
 template <typename Copy>
-glebe_result copy_range(glebe_pager* pager, glebe_buffer buffer, std::size_t offset, std::size_t size,
-                        pg::Access access, Copy copy) noexcept {
+glebe_result copy_range(glebe_pager* pager, glebe_buffer buffer, const pg::ByteRange& whole,
+                        const Copy& copy) noexcept {
   pg::BufferPager& own = pager_of(pager);
   const std::size_t extent_bytes = own.extent_bytes();
-  for (std::size_t done = 0; done < size;) {
-    const std::size_t at = offset + done;
+  for (std::size_t done = 0; done < whole.size_bytes;) {
+    const std::size_t at = whole.offset_bytes + done;
     const std::size_t in_extent = extent_bytes - (at & (extent_bytes - 1));
-    const pg::ByteRange range{at, size - done < in_extent ? size - done : in_extent};
-    const pg::PinnedRange pinned = own.pin(buffer, range, access);
+    const std::size_t left = whole.size_bytes - done;
+    const pg::ByteRange range{at, left < in_extent ? left : in_extent};
+    const pg::PinnedRange pinned = own.pin(buffer, range, Copy::kAccess);
     if (pinned.result != pg::Result::ok) return to_c(pinned.result);
     copy(pinned.data, done, range.size_bytes);
-    if (const pg::Result result = own.unpin(buffer, range, access); result != pg::Result::ok) {
+    if (const pg::Result result = own.unpin(buffer, range, Copy::kAccess); result != pg::Result::ok) {
       return to_c(result);
     }
     done += range.size_bytes;
@@ -72,6 +89,9 @@ glebe_result check_range(glebe_pager* pager, glebe_buffer buffer, std::size_t of
 using namespace glebe::api;
 
 extern "C" {
+
+// The numbers of parameters are those of the published interface.
+// NOLINTBEGIN(readability-function-size)
 
 glebe_result glebe_buffer_open(glebe_pager* pager, size_t size, const glebe_buffer_options* options,
                                glebe_buffer* buffer, int* is_new) {
@@ -143,20 +163,14 @@ glebe_result glebe_buffer_read(glebe_pager* pager, glebe_buffer buffer, size_t o
                                size_t size) {
   if (pager == nullptr || (to == nullptr && size != 0)) return glebe_bad_argument;
   if (const glebe_result result = check_range(pager, buffer, offset, size); result != glebe_ok) return result;
-  return copy_range(pager, buffer, offset, size, pg::Access::read,
-                    [to](const std::byte* data, std::size_t done, std::size_t count) {
-                      std::memcpy(static_cast<std::byte*>(to) + done, data, count);
-                    });
+  return copy_range(pager, buffer, {offset, size}, CopyOut{static_cast<std::byte*>(to)});
 }
 
 glebe_result glebe_buffer_write(glebe_pager* pager, glebe_buffer buffer, size_t offset, const void* from,
                                 size_t size) {
   if (pager == nullptr || (from == nullptr && size != 0)) return glebe_bad_argument;
   if (const glebe_result result = check_range(pager, buffer, offset, size); result != glebe_ok) return result;
-  return copy_range(pager, buffer, offset, size, pg::Access::write,
-                    [from](std::byte* data, std::size_t done, std::size_t count) {
-                      std::memcpy(data, static_cast<const std::byte*>(from) + done, count);
-                    });
+  return copy_range(pager, buffer, {offset, size}, CopyIn{static_cast<const std::byte*>(from)});
 }
 
 glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
@@ -178,9 +192,11 @@ glebe_result glebe_buffer_move_many(glebe_pager* pager, const glebe_buffer* buff
 glebe_result glebe_buffer_move_async(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                      glebe_operation operation, glebe_tier tier, glebe_ticket* ticket) {
   if (pager == nullptr || ticket == nullptr || !is_operation(operation)) return glebe_bad_argument;
-  return to_c(pager_of(pager).move_async(buffer, {offset, size}, static_cast<pg::Operation>(operation),
-                                         static_cast<pg::Tier>(tier), ticket));
+  const pg::Move what{static_cast<pg::Operation>(operation), static_cast<pg::Tier>(tier)};
+  return to_c(pager_of(pager).move_async(buffer, {offset, size}, what, ticket));
 }
+
+// NOLINTEND(readability-function-size)
 
 glebe_result glebe_buffer_prefetch(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size) {
   return pager == nullptr ? glebe_bad_argument : to_c(pager_of(pager).prefetch(buffer, {offset, size}));

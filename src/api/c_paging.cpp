@@ -158,6 +158,7 @@ const char* glebe_result_text(glebe_result result) { return pg::text_of(static_c
 
 // --- Budgets
 
+// NOLINTNEXTLINE(readability-function-size): the parameters are those of the published interface
 glebe_budget_result glebe_budget_new(const char* label, uint64_t limit_bytes, glebe_budget_action action,
                                      const glebe_budget_callbacks* callbacks, glebe_budget** budget) {
   if (label == nullptr || budget == nullptr) return glebe_budget_bad_argument;

@@ -282,15 +282,11 @@ void visit_free_pages(std::byte* granule,
   if (is_still_so) {
     const SlabRecord& slab = *slab_of(granule, class_of_entry(entry));
     constexpr unsigned kPages = vm::kGranuleBytes / vm::kPageBytes;
-    for (unsigned first = 0; first < kPages && slab.blocks.free_count != 0;) {
-      if (!is_page_free(slab, granule + first * vm::kPageBytes)) {
-        ++first;
-        continue;
-      }
-      unsigned stop = first + 1;
+    for (unsigned first = 0, stop = 0; first < kPages && slab.blocks.free_count != 0; first = stop) {
+      stop = first + 1;
+      if (!is_page_free(slab, granule + first * vm::kPageBytes)) continue;
       while (stop < kPages && is_page_free(slab, granule + stop * vm::kPageBytes)) ++stop;
       give_back(context, granule + first * vm::kPageBytes, stop - first);
-      first = stop;
     }
   }
   heap.lock.unlock();

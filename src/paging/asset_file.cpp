@@ -156,28 +156,27 @@ std::uint32_t AssetFile::find(std::string_view wanted) const noexcept {
   return low < header_.object_count && name(low) == wanted ? low : kNone;
 }
 
-GetResult AssetFile::read(std::uint32_t index, std::uint64_t offset, std::byte* to, std::size_t size_bytes,
+GetResult AssetFile::read(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to,
                           Scratch& scratch) const noexcept {
   CHECK(index < header_.object_count);
   const AssetObject& object = objects()[index];
   CHECK(offset <= object.size_bytes);
-  CHECK(size_bytes <= object.size_bytes - offset);
-  while (size_bytes != 0) {
+  CHECK(to.size() <= object.size_bytes - offset);
+  while (!to.empty()) {
     const std::uint64_t number = offset / kObjectBytesMax;
     const std::uint64_t begin = number * kObjectBytesMax;
     const std::uint64_t left = object.size_bytes - begin;
     const std::size_t block_bytes = left < kObjectBytesMax ? left : kObjectBytesMax;
     const std::size_t skipped = offset - begin;
-    const std::size_t wanted = block_bytes - skipped < size_bytes ? block_bytes - skipped : size_bytes;
+    const std::size_t wanted = block_bytes - skipped < to.size() ? block_bytes - skipped : to.size();
     // A whole block is unpacked where it is wanted, a part of one beside it.
-    std::byte* const at = wanted == block_bytes ? to : ScratchParts(scratch).packed;
+    std::byte* const at = wanted == block_bytes ? to.data() : ScratchParts(scratch).packed;
     const auto block = static_cast<std::uint32_t>(object.first_block + number);
     const GetResult result = read_block(block, block_bytes, at, scratch);
     if (result != GetResult::ok) return result;
-    if (at != to) std::memcpy(to, at + skipped, wanted);
+    if (at != to.data()) std::memcpy(to.data(), at + skipped, wanted);
     offset += wanted;
-    to += wanted;
-    size_bytes -= wanted;
+    to = to.subspan(wanted);
   }
   return GetResult::ok;
 }

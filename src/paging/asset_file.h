@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "platform/file.h"
@@ -52,11 +53,11 @@ class AssetFile {
   [[nodiscard]] std::string_view name(std::uint32_t index) const noexcept;
   [[nodiscard]] std::uint64_t size_bytes(std::uint32_t index) const noexcept;
 
-  // Copies bytes [offset, offset + size_bytes) of an object, which lie inside of it. Only the blocks that
+  // Copies bytes [offset, offset + to.size()) of an object, which lie inside of it. Only the blocks that
   // hold them are read, and all of these are verified. A Scratch for zstd reads files of both codecs; one for
   // lz4 calls blocks of zstd corrupt.
-  [[nodiscard]] GetResult read(std::uint32_t index, std::uint64_t offset, std::byte* to,
-                               std::size_t size_bytes, Scratch& scratch) const noexcept;
+  [[nodiscard]] GetResult read(std::uint32_t index, std::uint64_t offset, std::span<std::byte> to,
+                               Scratch& scratch) const noexcept;
 
  private:
   [[nodiscard]] AssetProblem read_header() noexcept;

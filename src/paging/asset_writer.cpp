@@ -65,7 +65,8 @@ AssetProblem AssetWriter::add_block(const std::byte* data, std::size_t size_byte
   if (is_filled(data, size_bytes, &word)) {
     stored = Stored{reinterpret_cast<const std::byte*>(&word), sizeof word, size, Form::fill};
   } else {
-    static_cast<void>(compress(codec_, data, size_bytes, size_bytes * kWorth64ths / 64, scratch, &stored));
+    const std::size_t limit = size_bytes * kWorth64ths / 64;
+    stored = compress(codec_, {data, size_bytes}, limit, scratch).value_or(stored);
   }
   if (file_.write(end_, stored.data, stored.stored_bytes) != 0) return AssetProblem::cannot_write;
   const std::uint64_t sum = checksum(stored.data, stored.stored_bytes, end_);

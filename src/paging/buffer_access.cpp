@@ -74,7 +74,7 @@ Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier) noexcep
     pin.writes = access == Access::write;
     pin.tier = tier;
     Refusal refusal = Refusal::none;
-    const Result result = Mover(*this).move(extent, operation, tier, &pin, &refusal);
+    const Result result = Mover(*this).move(extent, {operation, tier}, &pin, &refusal);
     if (result != Result::ok) return result;
     if (is_out && refusal == Refusal::none) count(kImplicitPageIns);
     if (!pin.is_taken) continue;
@@ -181,39 +181,40 @@ Result BufferPager::device_address(BufferHandle handle, std::size_t offset_bytes
   return Result::ok;
 }
 
-Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, Operation operation,
-                               Tier tier) noexcept {
+Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept {
   std::uint32_t first = 0, last = 0;
   if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
   Mover mover(*this);
-  const Result failure = move_extents(mover, &buffer.extents[first], last - first + 1, operation, tier);
+  const Result failure = move_extents(mover, {&buffer.extents[first], last - first + 1}, what);
   const Result flushed = mover.flush();
   return failure == Result::ok ? flushed : failure;
 }
 
 // The first failure; copies to files may be pending in the mover.
-Result BufferPager::move_extents(Mover& mover, Extent* extents, std::size_t extent_count, Operation operation,
-                                 Tier tier) noexcept {
+Result BufferPager::move_extents(Mover& mover, std::span<Extent> extents, const Move& what) noexcept {
   Result failure = Result::ok;
   // Eviction may take either way out; a copy that was asked for by name may not.
-  mover.set_fallback(operation == Operation::evict);
-  for (std::size_t i = 0; i < extent_count; ++i) {
-    Refusal refusal = Refusal::none;
-    Result result = mover.move(extents[i], operation, tier, nullptr, &refusal);
-    for (unsigned tries = 0; refusal == Refusal::busy; ++tries) {
-      if (tries == kTriesMax) {
-        result = Result::busy;
-        break;
-      }
-      // It may be our own batch that the extent waits for, when a range is asked for twice.
-      const Result flushed = mover.flush();
-      if (failure == Result::ok) failure = flushed;
-      wait_flight(extents[i]);
-      result = mover.move(extents[i], operation, tier, nullptr, &refusal);
-    }
+  mover.set_fallback(what.operation == Operation::evict);
+  for (Extent& extent : extents) {
+    const Result result = move_extent(mover, extent, what, &failure);
     if (failure == Result::ok) failure = result;
   }
   return failure;
+}
+
+// Waits for flights of others. What is pending may have to be written meanwhile; its first failure goes to
+// *earlier when that is ok.
+Result BufferPager::move_extent(Mover& mover, Extent& extent, const Move& what, Result* earlier) noexcept {
+  for (unsigned tries = 0;; ++tries) {
+    Refusal refusal = Refusal::none;
+    const Result result = mover.move(extent, what, nullptr, &refusal);
+    if (refusal != Refusal::busy) return result;
+    if (tries == kTriesMax) return Result::busy;
+    // It may be our own batch that the extent waits for, when a range is asked for twice.
+    const Result flushed = mover.flush();
+    if (*earlier == Result::ok) *earlier = flushed;
+    wait_flight(extent);
+  }
 }
 
 Result BufferPager::move_many(std::span<const BufferHandle> handles, Operation operation,
@@ -234,12 +235,11 @@ Result BufferPager::move_many(std::span<const BufferHandle> handles, Operation o
     std::size_t held_count = 0;
     for (const BufferHandle handle : handles.first(count)) {
       Use use(*this, handle);
-      if (use.buffer == nullptr) {
-        note(Result::bad_handle);
-        continue;
-      }
-      Buffer* const buffer = held[held_count++] = use.keep();
-      note(move_extents(mover, buffer->extents, buffer->extent_count, operation, tier));
+      Buffer* const buffer = use.keep();
+      note(buffer == nullptr
+               ? Result::bad_handle
+               : move_extents(mover, {buffer->extents, buffer->extent_count}, {operation, tier}));
+      if (buffer != nullptr) held[held_count++] = buffer;
     }
     note(mover.flush());
     while (held_count != 0) let_go(*held[--held_count], 0, 1);
@@ -257,26 +257,25 @@ Result BufferPager::move(BufferHandle handle, const ByteRange& range, Operation 
   const Use use(*this, handle);
   if (use.buffer == nullptr) return Result::bad_handle;
   if (!has_tier(tier)) return Result::no_tier;
-  return move_range(*use.buffer, range, operation, tier);
+  return move_range(*use.buffer, range, {operation, tier});
 }
 
-Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, Operation operation, Tier tier,
+Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, const Move& what,
                                Ticket* ticket) noexcept {
   if (is_in_child()) return Result::in_child;
-  if (static_cast<unsigned>(operation) >= kOperations || static_cast<unsigned>(tier) >= kTiers) {
+  if (static_cast<unsigned>(what.operation) >= kOperations || static_cast<unsigned>(what.tier) >= kTiers) {
     return Result::bad_argument;
   }
   Use use(*this, handle);
   std::uint32_t first = 0, last = 0;
   if (use.buffer == nullptr) return Result::bad_handle;
   if (!covers(*use.buffer, range, &first, &last)) return Result::bad_argument;
-  if (!has_tier(tier)) return Result::no_tier;
+  if (!has_tier(what.tier)) return Result::no_tier;
   Request request = {};
   request.buffer = use.keep();
   request.offset_bytes = range.offset_bytes;
   request.size_bytes = range.size_bytes;
-  request.operation = operation;
-  request.tier = tier;
+  request.what = what;
   return requests_.submit(request, ticket);
 }
 
@@ -291,8 +290,7 @@ Result BufferPager::prefetch(BufferHandle handle, const ByteRange& range) noexce
   request.buffer = use.keep();
   request.offset_bytes = range.offset_bytes;
   request.size_bytes = range.size_bytes;
-  request.operation = Operation::page_to;
-  request.tier = Tier::host;
+  request.what = {Operation::page_to, Tier::host};
   count(kPrefetches);
   return requests_.submit(request, nullptr);
 }

@@ -377,7 +377,7 @@ void BufferPager::end_buffer(Buffer& buffer) noexcept {
     for (std::uint32_t i = 0; i < buffer.extent_count; ++i) {
       Extent& extent = buffer.extents[i];
       Refusal refusal = Refusal::none;
-      const Result result = mover.move(extent, Operation::discard, Tier::host, nullptr, &refusal);
+      const Result result = mover.move(extent, {Operation::discard, Tier::host}, nullptr, &refusal);
       CHECK(result == Result::ok && refusal == Refusal::none);
       dequeue_victim(extent);
     }

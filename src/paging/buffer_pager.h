@@ -153,7 +153,7 @@ class BufferPager {
   [[nodiscard]] Result move_many(std::span<const BufferHandle> handles, Operation operation,
                                  Tier tier) noexcept;
   // As move(), by a worker. *ticket is given back by wait(), or by release_ticket().
-  [[nodiscard]] Result move_async(BufferHandle handle, const ByteRange& range, Operation operation, Tier tier,
+  [[nodiscard]] Result move_async(BufferHandle handle, const ByteRange& range, const Move& what,
                                   Ticket* ticket) noexcept;
   // A page-in at low priority, without a ticket.
   [[nodiscard]] Result prefetch(BufferHandle handle, const ByteRange& range) noexcept;
@@ -263,10 +263,9 @@ class BufferPager {
   [[nodiscard]] Result pin_range(Buffer& buffer, const ByteRange& range, Access access, Tier tier) noexcept;
   [[nodiscard]] Result unpin_any(BufferHandle handle, const ByteRange& range, Access access,
                                  Tier tier) noexcept;
-  [[nodiscard]] Result move_range(Buffer& buffer, const ByteRange& range, Operation operation,
-                                  Tier tier) noexcept;
-  [[nodiscard]] Result move_extents(Mover& mover, Extent* extents, std::size_t extent_count,
-                                    Operation operation, Tier tier) noexcept;
+  [[nodiscard]] Result move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept;
+  [[nodiscard]] Result move_extents(Mover& mover, std::span<Extent> extents, const Move& what) noexcept;
+  [[nodiscard]] Result move_extent(Mover& mover, Extent& extent, const Move& what, Result* earlier) noexcept;
   [[nodiscard]] bool covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
                             std::uint32_t* last) const noexcept;
   void touch(Extent& extent, Tier tier) noexcept;

@@ -103,7 +103,7 @@ void BufferPager::evict_some(Sweep& sweep, std::uint64_t bytes, unsigned count_m
       if (!trigger_.wants(options_.limits, *input)) continue;
     }
     Refusal refusal = Refusal::none;
-    const Result result = mover.move(extent, Operation::evict, sweep.tier, nullptr, &refusal);
+    const Result result = mover.move(extent, {Operation::evict, sweep.tier}, nullptr, &refusal);
     if (result == Result::ok && refusal == Refusal::none) promised += extent.memory_bytes;
   }
   static_cast<void>(mover.flush());

@@ -16,6 +16,32 @@ Place place_of(std::uint8_t valid) noexcept {
   return (valid & kMemoryBits) != 0 ? Place::resident : Place::paged_out;
 }
 
+// What validate() counts.
+struct Census {
+  // False: the extent breaks an invariant.
+  [[nodiscard]] bool add(const Extent& extent) noexcept {
+    const Residency state = extent.load();
+    if (!is_legal(state) || state.flight != Flight::none) return false;
+    if (state.has(Tier::compressed) != (extent.compressed != kNoObject)) return false;
+    if (state.has(Tier::file) != (extent.file != kNoObject)) return false;
+    if (state.has(Tier::device) != (extent.device != kNoDeviceAddress)) return false;
+    const bool is_victim = state.has(Tier::host) && extent.buffer->usage != Usage::fixed;
+    if (extent.item(Tier::host).is_queued() != is_victim) return false;
+    victims += is_victim ? 1 : 0;
+    places[static_cast<unsigned>(place_of(state.valid))] += extent.size_bytes;
+    for (unsigned tier = 0; tier < kTiers; ++tier) {
+      if (state.has(static_cast<Tier>(tier))) tiers[tier] += extent.size_bytes;
+    }
+    if (state.has(Tier::host)) host += extent.memory_bytes;
+    if (state.has(Tier::device)) device += extent.memory_bytes;
+    if (state.has(Tier::file)) file += extent.file_bytes;
+    return true;
+  }
+
+  std::uint64_t total = 0, extents = 0, buffers = 0, host = 0, device = 0, file = 0, victims = 0;
+  std::uint64_t places[3] = {}, tiers[kTiers] = {};
+};
+
 }  // namespace
 
 // The bytes of an extent whose valid copies changed move from one counter to another.
@@ -130,10 +156,7 @@ BufferPagerStats BufferPager::stats() noexcept {
 }
 
 bool BufferPager::validate() noexcept {
-  struct Census {
-    std::uint64_t total = 0, extents = 0, buffers = 0, host = 0, device = 0, file = 0, victims = 0;
-    std::uint64_t places[3] = {}, tiers[kTiers] = {};
-  } census;
+  Census census;
   const os::Lock names(names_lock_);
   const os::Lock victims(victims_lock_);
   for (const Buffer* buffer = all_.first(); buffer != nullptr; buffer = all_.next(buffer)) {
@@ -141,22 +164,7 @@ bool BufferPager::validate() noexcept {
     census.total += buffer->size_bytes;
     census.extents += buffer->extent_count;
     for (std::uint32_t i = 0; i < buffer->extent_count; ++i) {
-      const Extent& extent = buffer->extents[i];
-      const Residency state = extent.load();
-      if (!is_legal(state) || state.flight != Flight::none) return false;
-      if (state.has(Tier::compressed) != (extent.compressed != kNoObject)) return false;
-      if (state.has(Tier::file) != (extent.file != kNoObject)) return false;
-      if (state.has(Tier::device) != (extent.device != kNoDeviceAddress)) return false;
-      const bool is_victim = state.has(Tier::host) && buffer->usage != Usage::fixed;
-      if (extent.item(Tier::host).is_queued() != is_victim) return false;
-      census.victims += is_victim ? 1 : 0;
-      census.places[static_cast<unsigned>(place_of(state.valid))] += extent.size_bytes;
-      for (unsigned tier = 0; tier < kTiers; ++tier) {
-        if (state.has(static_cast<Tier>(tier))) census.tiers[tier] += extent.size_bytes;
-      }
-      if (state.has(Tier::host)) census.host += extent.memory_bytes;
-      if (state.has(Tier::device)) census.device += extent.memory_bytes;
-      if (state.has(Tier::file)) census.file += extent.file_bytes;
+      if (!census.add(buffer->extents[i])) return false;
     }
   }
   for (unsigned tier = 0; tier < kTiers; ++tier) {

@@ -22,18 +22,18 @@ constexpr std::size_t kWordBytes = sizeof(std::uint64_t);
 std::size_t zstd_compress_bytes() noexcept { return align_up(ZSTD_estimateCCtxSize(kZstdLevel), 4096); }
 std::size_t zstd_expand_bytes() noexcept { return align_up(ZSTD_estimateDCtxSize(), 4096); }
 
-std::size_t compress_lz4(const ScratchParts& parts, const std::byte* data, std::size_t size_bytes,
+std::size_t compress_lz4(const ScratchParts& parts, std::span<const std::byte> data,
                          std::size_t limit_bytes) noexcept {
   const int made = LZ4_compress_fast_extState(
-      parts.lz4, reinterpret_cast<const char*>(data), reinterpret_cast<char*>(parts.packed),
-      static_cast<int>(size_bytes), static_cast<int>(limit_bytes), kLz4Acceleration);
+      parts.lz4, reinterpret_cast<const char*>(data.data()), reinterpret_cast<char*>(parts.packed),
+      static_cast<int>(data.size()), static_cast<int>(limit_bytes), kLz4Acceleration);
   return made > 0 ? static_cast<std::size_t>(made) : 0;
 }
 
-std::size_t compress_zstd(const ScratchParts& parts, const std::byte* data, std::size_t size_bytes,
+std::size_t compress_zstd(const ScratchParts& parts, std::span<const std::byte> data,
                           std::size_t limit_bytes) noexcept {
   const std::size_t made = ZSTD_compressCCtx(static_cast<ZSTD_CCtx*>(parts.zstd_compress), parts.packed,
-                                             limit_bytes, data, size_bytes, kZstdLevel);
+                                             limit_bytes, data.data(), data.size(), kZstdLevel);
   return ZSTD_isError(made) != 0u ? 0 : made;
 }
 
@@ -101,18 +101,17 @@ void fill(std::byte* to, std::size_t size_bytes, std::uint64_t word) noexcept {
   std::memcpy(to + at, &word, size_bytes - at);
 }
 
-bool compress(Codec codec, const std::byte* data, std::size_t size_bytes, std::size_t limit_bytes,
-              Scratch& scratch, Stored* stored) noexcept {
+std::optional<Stored> compress(Codec codec, std::span<const std::byte> data, std::size_t limit_bytes,
+                               Scratch& scratch) noexcept {
   const ScratchParts parts(scratch);
-  CHECK(size_bytes <= kObjectBytesMax);
+  CHECK(data.size() <= kObjectBytesMax);
   CHECK(limit_bytes <= kObjectBytesMax);
   CHECK((codec == Codec::lz4) == (parts.lz4 != nullptr));
-  const std::size_t made = codec == Codec::lz4 ? compress_lz4(parts, data, size_bytes, limit_bytes)
-                                               : compress_zstd(parts, data, size_bytes, limit_bytes);
-  if (made == 0) return false;
-  *stored = Stored{parts.packed, static_cast<std::uint32_t>(made), static_cast<std::uint32_t>(size_bytes),
-                   codec == Codec::lz4 ? Form::lz4 : Form::zstd};
-  return true;
+  const std::size_t made =
+      codec == Codec::lz4 ? compress_lz4(parts, data, limit_bytes) : compress_zstd(parts, data, limit_bytes);
+  if (made == 0) return std::nullopt;
+  return Stored{parts.packed, static_cast<std::uint32_t>(made), static_cast<std::uint32_t>(data.size()),
+                codec == Codec::lz4 ? Form::lz4 : Form::zstd};
 }
 
 bool expand(const Stored& stored, std::byte* to, Scratch& scratch) noexcept {

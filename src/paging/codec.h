@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 
 #include "src/paging/store.h"
 
@@ -36,10 +38,10 @@ struct ScratchParts {
 // Writes `word` again and again; the last one may be cut.
 void fill(std::byte* to, std::size_t size_bytes, std::uint64_t word) noexcept;
 
-// Compresses to at most `limit_bytes`; the result lies in the scratch until its next use. False: it does not
-// fit into that. `codec` is the one that the scratch was opened for.
-[[nodiscard]] bool compress(Codec codec, const std::byte* data, std::size_t size_bytes,
-                            std::size_t limit_bytes, Scratch& scratch, Stored* stored) noexcept;
+// Compresses to at most `limit_bytes`; the result lies in the scratch until its next use. Nothing: it does
+// not fit into that. `codec` is the one that the scratch was opened for.
+[[nodiscard]] std::optional<Stored> compress(Codec codec, std::span<const std::byte> data,
+                                             std::size_t limit_bytes, Scratch& scratch) noexcept;
 
 // Makes the object again. False: what is stored does not stand for an object of that size, or the scratch has
 // not the codec; what is at `to` is then unspecified, but nothing outside of it was touched.

@@ -24,6 +24,22 @@ void drop_group_part(std::uint64_t first_page, std::uint64_t end_page) noexcept 
   }
 }
 
+// Of pages [begin, end) of one group, what is out, unless its lock is taken. Returns a mask of the pages
+// dropped.
+std::uint64_t drop_in_group(std::uint64_t begin, std::uint64_t end) noexcept {
+  if (pager.table.unit_of_page(begin).pages_out.load(std::memory_order_relaxed) == 0) return 0;
+  if (!pager.table.try_lock(begin / kGroupPages)) return 0;
+  std::uint64_t dropped = 0;
+  for (std::uint64_t page = begin; page < end; ++page) {
+    const PageWord word = pager.table.get(page);
+    if (!word.is_out()) continue;
+    drop(page, word);
+    dropped |= std::uint64_t{1} << (page - begin);
+  }
+  pager.table.unlock(begin / kGroupPages);
+  return dropped;
+}
+
 // Holds the locks of every group of a unit.
 class [[nodiscard]] UnitLock {
  public:
@@ -88,19 +104,9 @@ std::uint64_t drop_freed(std::byte* first_page, unsigned page_count) noexcept {
   if (pager.forks_under_way.load(std::memory_order_acquire) != 0) return 0;
   std::uint64_t dropped = 0;
   for (std::uint64_t page = first; page < end;) {
-    const std::uint64_t group = page / kGroupPages;
-    std::uint64_t stop = (group + 1) * kGroupPages;
-    if (stop > end) stop = end;
-    if (pager.table.unit_of_page(page).pages_out.load(std::memory_order_relaxed) != 0 &&
-        pager.table.try_lock(group)) {
-      for (; page < stop; ++page) {
-        const PageWord word = pager.table.get(page);
-        if (!word.is_out()) continue;
-        drop(page, word);
-        dropped |= std::uint64_t{1} << (page - first);
-      }
-      pager.table.unlock(group);
-    }
+    const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+    const std::uint64_t stop = group_end < end ? group_end : end;
+    dropped |= drop_in_group(page, stop) << (page - first);
     page = stop;
   }
   return dropped;
@@ -116,7 +122,7 @@ unsigned count_out(const std::byte* first_page, unsigned page_count) noexcept {
 }
 
 bool wait_while_pressed(std::uint64_t limit_ns) noexcept {
-  constexpr std::uint64_t kRoundNs = 5'000'000;
+  constexpr std::uint64_t kRoundNs = 1'000'000;
   constexpr std::uint64_t kPauseMs = 2'000;
   constexpr std::uint64_t kNsPerPage = 250'000;  // slower than 4 pages a millisecond is not worth waiting for
   const std::uint64_t start = os::clock_fine_ns();
@@ -136,7 +142,7 @@ bool wait_while_pressed(std::uint64_t limit_ns) noexcept {
 }
 
 void wait_for_room() noexcept {
-  constexpr std::uint64_t kLimitNs = 200'000'000;
+  constexpr std::uint64_t kLimitNs = 20'000'000;
   const std::uint64_t start = os::clock_fine_ns();
   static_cast<void>(wait_while_pressed(kLimitNs));
   count(pager.counters.throttles);

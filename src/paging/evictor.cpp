@@ -57,7 +57,7 @@ bool unshare(std::uint64_t page) noexcept {
   const auto begin = reinterpret_cast<std::uintptr_t>(pager.table.address_of(page));
   os::PageScan::Run run = {};
   std::uintptr_t scanned = 0;
-  if (pager.scan.present(begin, begin + kPageBytes, &run, 1, &scanned) != 1) return false;
+  if (pager.scan.present({begin, begin + kPageBytes}, {&run, 1}, &scanned) != 1) return false;
   return os::unshare_pages(pager.table.address_of(page), kPageBytes);
 }
 
@@ -221,6 +221,7 @@ unsigned Evictor::stage_candidates(const Span& span, std::uint64_t passable) noe
 // Stages what has no chances left among the present pages of a span. The locks of its groups are held at
 // once, because a move costs as much for one page as for many.
 unsigned Evictor::stage_span(Span& span) noexcept {
+  if (span.present == 0) return 0;
   const PageTable& table = pager.table;
   const std::uint64_t first_group = span.first / kGroupPages;
   unsigned groups = 0;
@@ -259,22 +260,18 @@ unsigned Evictor::stage_runs(const os::PageScan::Run* runs, unsigned run_count,
   Span span;
   for (unsigned i = 0; i < run_count; ++i) {
     const std::uint64_t end = (runs[i].end - base) / kPageBytes;
-    for (std::uint64_t page = (runs[i].begin - base) / kPageBytes; page < end; ++page) {
+    std::uint64_t page = (runs[i].begin - base) / kPageBytes;
+    while (page < end && moved < wanted_pages) {
       const std::uint64_t first = page / kSpanPages * kSpanPages;
-      if (first != span.first && span.present != 0) {
-        moved += stage_span(span);
-        if (moved >= wanted_pages) {
-          hand_ = base + first * kPageBytes;
-          return moved;
-        }
-        span = {};
-      }
-      span.first = first;
-      span.present |= std::uint64_t{1} << (page - first);
+      if (first != span.first) moved += stage_span(span);
+      if (moved >= wanted_pages) hand_ = base + first * kPageBytes;
+      if (first != span.first) span = {first, 0, 0};
+      const std::uint64_t stop = first + kSpanPages < end ? first + kSpanPages : end;
+      span.present |= bit_range(static_cast<unsigned>(page - first), static_cast<unsigned>(stop - page));
+      page = stop;
     }
   }
-  if (span.present != 0) moved += stage_span(span);
-  return moved;
+  return moved < wanted_pages ? moved + stage_span(span) : moved;
 }
 
 unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
@@ -285,7 +282,7 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
     os::PageScan::Run runs[kRuns];
     const bool is_first = hand_ < ranges_[0].end;
     const std::uintptr_t end = is_first ? ranges_[0].end : ranges_[1].end;
-    const int found = pager.scan.present(hand_, end, runs, kRuns, &hand_);
+    const int found = pager.scan.present({hand_, end}, runs, &hand_);
     if (found < 0) return 0;
     moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
     if (hand_ >= end && moved < wanted_pages) {
@@ -374,33 +371,37 @@ unsigned Evictor::put_away(std::uint64_t group) noexcept {
   return freed;
 }
 
-// After a write: pages whose word is as it was when they joined the batch are in the file now.
+// After a write: a page whose word is as it was when it joined the batch is in the file now. Whether it left
+// RAM.
+bool Evictor::finish_page(const BatchPage& item, Handle written) noexcept {
+  Store& store = pager.store(pager.own_store);
+  GroupLock hold(pager.table, item.page / kGroupPages);
+  const PageWord word = pager.table.get(item.page);
+  if (!(word == item.word)) {
+    if (written != kNoObject) store.drop(written);  // touched or freed meanwhile
+    return false;
+  }
+  if (written == kNoObject) {
+    pager.table.set(item.page, word.without(PageWord::kBusy));  // stays where it is
+    return false;
+  }
+  pager.table.set(item.page, PageWord::of(PageState::stored, written, pager.own_store));
+  if (word.state() == PageState::staged) {
+    purge_later(item.page);
+    pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    count(pager.counters.page_outs);
+  } else {
+    store.drop(word.handle());
+  }
+  return true;
+}
+
 unsigned Evictor::finish_batch() noexcept {
   if (batch_.count() == 0) return 0;
-  Store& store = pager.store(pager.own_store);
-  store.write(batch_);
+  pager.store(pager.own_store).write(batch_);
   unsigned freed = 0;
-  for (unsigned i = 0; i < batch_.count(); ++i) {
-    const std::uint64_t page = batch_pages_[i].page;
-    const Handle written = batch_.written(i);
-    GroupLock hold(pager.table, page / kGroupPages);
-    const PageWord word = pager.table.get(page);
-    if (!(word == batch_pages_[i].word)) {
-      if (written != kNoObject) store.drop(written);  // touched or freed meanwhile
-    } else if (written == kNoObject) {
-      pager.table.set(page, word.without(PageWord::kBusy));  // stays where it is
-    } else {
-      pager.table.set(page, PageWord::of(PageState::stored, written, pager.own_store));
-      ++freed;
-      if (word.state() == PageState::staged) {
-        purge_later(page);
-        pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
-        count(pager.counters.page_outs);
-      } else {
-        store.drop(word.handle());
-      }
-    }
-  }
+  for (unsigned i = 0; i < batch_.count(); ++i)
+    freed += finish_page(batch_pages_[i], batch_.written(i)) ? 1u : 0u;
   batch_.clear();
   return freed;
 }
@@ -422,26 +423,28 @@ unsigned Evictor::put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep
   return freed;
 }
 
+// The compressed pages of a group join the batch.
+void Evictor::add_cold(std::uint64_t group) noexcept {
+  Store& store = pager.store(pager.own_store);
+  GroupLock hold(pager.table, group);
+  pager.table.group(group).queues &= static_cast<std::uint8_t>(~kInColdQueue);
+  for (unsigned i = 0; i < kGroupPages; ++i) {
+    const std::uint64_t page = first_page(group) + i;
+    const PageWord word = pager.table.get(page);
+    const bool is_cold = word.state() == PageState::stored && !word.is(PageWord::kBusy) &&
+                         word.store() == pager.own_store && !Store::is_on_file(word.handle());
+    if (!is_cold || !store.add(batch_, word.handle())) continue;
+    batch_pages_[batch_.count() - 1] = {page, word.with(PageWord::kBusy)};
+    pager.table.set(page, word.with(PageWord::kBusy));
+  }
+}
+
 void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
   Store& store = pager.store(pager.own_store);
   const std::size_t before = store.compressed_bytes();
-  while (cold_.count() != 0 && !store.is_degraded() && before - store.compressed_bytes() < wanted_bytes &&
-         before >= store.compressed_bytes()) {
-    const std::uint64_t group = cold_.pop();
-    {
-      GroupLock hold(pager.table, group);
-      pager.table.group(group).queues &= static_cast<std::uint8_t>(~kInColdQueue);
-      for (unsigned i = 0; i < kGroupPages; ++i) {
-        const std::uint64_t page = first_page(group) + i;
-        const PageWord word = pager.table.get(page);
-        if (word.state() != PageState::stored || word.is(PageWord::kBusy) ||
-            word.store() != pager.own_store || Store::is_on_file(word.handle()) ||
-            !store.add(batch_, word.handle()))
-          continue;
-        batch_pages_[batch_.count() - 1] = {page, word.with(PageWord::kBusy)};
-        pager.table.set(page, word.with(PageWord::kBusy));
-      }
-    }
+  const std::size_t goal = before > wanted_bytes ? before - wanted_bytes : 0;
+  while (cold_.count() != 0 && !store.is_degraded() && store.compressed_bytes() > goal) {
+    add_cold(cold_.pop());
     if (batch_.count() + kGroupPages > kBatchObjectsMax) finish_batch();
   }
   finish_batch();
@@ -463,10 +466,8 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
   unsigned moved = 0;
   if (staged < stage_target + wanted) moved = stage(std::max<std::uint64_t>(wanted, 64));
-  // What goes in circles (pages that do not compress, and nowhere to write them) is not progress.
-  constexpr unsigned kFruitlessMax = 64;
   fruitless_rounds_ = freed != 0 ? 0 : fruitless_rounds_ + 1;
-  return freed + moved != 0 && fruitless_rounds_ < kFruitlessMax;
+  return freed + moved != 0;
 }
 
 // One round without a fixed budget: everything is probed once in a while by staging it; what stays untouched
@@ -523,7 +524,10 @@ void Evictor::run() noexcept {
     is_stuck = is_over && !is_busy;
     pager.room.fetch_add(1, std::memory_order_release);
     os::wake_all(pager.room);
-    if (is_busy) continue;
+    // What goes in circles (pages that do not compress, and nowhere to write them) need not do so at full
+    // speed.
+    constexpr unsigned kFruitlessMax = 64;
+    if (is_busy && fruitless_rounds_ < kFruitlessMax) continue;
     const bool is_near = budget != 0 && used + used / 2 > budget;
     os::wait_on(pager.kick, pager.kick.load(std::memory_order_relaxed),
                 is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);

@@ -66,6 +66,8 @@ class Evictor {
   unsigned put_away(std::uint64_t group) noexcept;
   [[nodiscard]] bool put_away_page(std::uint64_t page) noexcept;
   unsigned finish_batch() noexcept;
+  [[nodiscard]] bool finish_page(const BatchPage& item, Handle written) noexcept;
+  void add_cold(std::uint64_t group) noexcept;
   void purge_later(std::uint64_t page) noexcept;
   void purge_now() noexcept;
   void write_cold(std::size_t wanted_bytes) noexcept;

@@ -140,7 +140,7 @@ void take_fault(Server& server, const os::FaultEvent& event) noexcept {
   const bool is_out = pager.table.get(fault.page).state() == PageState::stored;
   // Whoever touches pages faster than they can go out again does not get far. Not with a lock, and not for
   // long.
-  constexpr std::uint64_t kWaitNs = 20'000'000;
+  constexpr std::uint64_t kWaitNs = 2'000'000;
   if (is_out) static_cast<void>(wait_while_pressed(kWaitNs));
   if (answer(server, fault)) return;
   while (!later_queue.push(fault)) os::yield();
@@ -162,31 +162,28 @@ void run_server(void* index_argument) noexcept {
   }
 }
 
-// Reads one page from its file, without the lock, and puts it in place unless it was freed meanwhile.
-void read_from_disk(Server& server, const Fault& fault) noexcept {
-  const Handle handle = fault.old.handle();
-  Store& store = pager.store(fault.old.store());
-  const GetResult result = store.get(handle, server.buffer, kPageBytes, server.scratch);
-  for (;;) {
-    {
-      GroupLock hold(pager.table, fault.page / kGroupPages);
-      if (!(pager.table.get(fault.page) == fault.old)) {
-        // Freed while it was read: the object was left to us.
-        store.drop(handle);
-        fill_with_zeros(fault.page, fault.is_write);
-        return;
-      }
-      if (result != GetResult::ok) fail_page_in(fault.page, result);
-      const int error = put_in_place(fault.page, server.buffer);
-      if (error != -EAGAIN) {
-        count(pager.counters.page_ins);
-        count(pager.counters.file_page_ins);
-        leave_out(fault.page, fault.old.without(PageWord::kBusy), PageWord::resident(1));
-        break;
-      }
-    }
-    os::yield();  // a fork is under way; the servers read on
+// What was read goes in place, unless the page was freed meanwhile. False: a fork is under way.
+bool finish_read(Server& server, const Fault& fault, GetResult result) noexcept {
+  GroupLock hold(pager.table, fault.page / kGroupPages);
+  if (!(pager.table.get(fault.page) == fault.old)) {
+    // Freed while it was read: the object was left to us.
+    if (!fill_with_zeros(fault.page, fault.is_write)) return false;
+    pager.store(fault.old.store()).drop(fault.old.handle());
+    return true;
   }
+  if (result != GetResult::ok) fail_page_in(fault.page, result);
+  if (put_in_place(fault.page, server.buffer) == -EAGAIN) return false;
+  count(pager.counters.page_ins);
+  count(pager.counters.file_page_ins);
+  leave_out(fault.page, fault.old.without(PageWord::kBusy), PageWord::resident(1));
+  return true;
+}
+
+// Reads one page from its file, without the lock.
+void read_from_disk(Server& server, const Fault& fault) noexcept {
+  const GetResult result =
+      pager.store(fault.old.store()).get(fault.old.handle(), server.buffer, kPageBytes, server.scratch);
+  while (!finish_read(server, fault, result)) os::yield();  // the fault servers read the event of the fork
   note_answered(fault);
 }
 

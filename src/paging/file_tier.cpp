@@ -185,20 +185,13 @@ unsigned FileTier::finish(const BatchParts& parts, const Plan& plan) noexcept {
       files_.failed(segment.place.file, segment.error);
       last_error_.store(segment.error, kRelaxed);
       failed_writes_.fetch_add(1, kRelaxed);
+      for (unsigned i = segment.begin; i < segment.end; ++i) free_object(parts.entries[i].index);
     } else {
       files_.succeeded(segment.place.file);
       writes_.fetch_add(1, kRelaxed);
       written_bytes_.fetch_add(segment.place.units * kUnitBytes, kRelaxed);
       written += segment.end - segment.begin;
-    }
-    for (unsigned i = segment.begin; i < segment.end; ++i) {
-      BatchEntry& entry = parts.entries[i];
-      if (segment.error != 0) {
-        free_object(entry.index);
-      } else {
-        count_object(table_.at(entry.index), true);
-        entry.written = table_.handle(entry.index);
-      }
+      for (unsigned i = segment.begin; i < segment.end; ++i) publish(parts.entries[i]);
     }
   }
   written_objects_.fetch_add(written, kRelaxed);
@@ -213,6 +206,12 @@ void FileTier::count_object(const FileObject& object, bool is_added) noexcept {
   stored_bytes_.fetch_add(sign * object.stored_bytes(), kRelaxed);
   if (is_sealed_) return;
   live_units_.fetch_add(sign * files_.space(object.file).run_units(object.unit), kRelaxed);
+}
+
+// With the lock held.
+void FileTier::publish(BatchEntry& entry) noexcept {
+  count_object(table_.at(entry.index), true);
+  entry.written = table_.handle(entry.index);
 }
 
 // With the lock held.

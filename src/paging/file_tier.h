@@ -75,6 +75,7 @@ class FileTier {
   void write_segments(const BatchParts& parts, Plan& plan) noexcept;
   unsigned finish(const BatchParts& parts, const Plan& plan) noexcept;
   void count_object(const FileObject& object, bool is_added) noexcept;
+  void publish(BatchEntry& entry) noexcept;
   void free_object(std::uint32_t index) noexcept;
   [[nodiscard]] bool is_expected(const FileObject* object, std::size_t size_bytes) noexcept;
   [[nodiscard]] GetResult unpack(Handle handle, const std::byte* from, ObjectRead& read,

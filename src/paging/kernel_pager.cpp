@@ -57,7 +57,7 @@ class Hand {
     std::size_t passed = 0;
     for (unsigned turns = 0; passed < wanted_bytes && turns < 1;) {
       os::PageScan::Run runs[kRuns];
-      const int found = pager.scan.present(at_, end_[part_], runs, kRuns, &at_);
+      const int found = pager.scan.present({at_, end_[part_]}, runs, &at_);
       if (found < 0) return passed;
       for (int i = 0; i < found && passed < wanted_bytes; ++i)
         passed += take(runs[i], wanted_bytes - passed, advise);

@@ -63,12 +63,12 @@ bool take_pin(Residency& state, Mover::Pin& pin) noexcept {
 
 }  // namespace
 
-Result Mover::move(Extent& extent, Operation operation, Tier tier, Pin* pin, Refusal* refusal) noexcept {
-  const Tier spill = pager_.spill_tier(tier);
+Result Mover::move(Extent& extent, const Move& what, Pin* pin, Refusal* refusal) noexcept {
+  const Tier spill = pager_.spill_tier(what.tier);
   Plan plan;
   for (;;) {
     const Residency state = extent.load();
-    plan = paging::plan(state, operation, tier, spill);
+    plan = paging::plan(state, what.operation, what.tier, spill);
     *refusal = plan.refusal;
     if (plan.refusal != Refusal::none) {
       if (plan.refusal == Refusal::pinned) pager_.count(BufferPager::kRefusedPinned);
@@ -145,26 +145,27 @@ void Mover::land(Extent& extent, const Plan& plan, Result result, Pin* pin) noex
   pager_.wake_flight(extent);
 }
 
+// handle == kNoObject: it was not written.
+void Mover::land_pending(const PendingCopy& copy, Handle handle) noexcept {
+  Result result = Result::ok;
+  if (handle == kNoObject) {
+    CHECK(pager_.file_budget_.discharge(0, copy.stored_bytes) == BudgetResult::ok);
+    result = Result::tier_full;
+  } else {
+    copy.extent->file = handle;
+    copy.extent->file_bytes = copy.stored_bytes;
+    pager_.count(BufferPager::kPageOuts);
+    pager_.count(BufferPager::kBytesOut, copy.extent->size_bytes);
+  }
+  land(*copy.extent, copy.plan, result, nullptr);
+}
+
 Result Mover::flush() noexcept {
   if (memory_ != nullptr && pending_count_ != 0) {
     pager_.store_.write(memory_->batch);
     const unsigned count = pending_count_;
     pending_count_ = 0;
-    for (unsigned i = 0; i < count; ++i) {
-      const PendingCopy& copy = memory_->pending[i];
-      const Handle handle = memory_->batch.written(i);
-      Result result = Result::ok;
-      if (handle == kNoObject) {
-        CHECK(pager_.file_budget_.discharge(0, copy.stored_bytes) == BudgetResult::ok);
-        result = Result::tier_full;
-      } else {
-        copy.extent->file = handle;
-        copy.extent->file_bytes = copy.stored_bytes;
-        pager_.count(BufferPager::kPageOuts);
-        pager_.count(BufferPager::kBytesOut, copy.extent->size_bytes);
-      }
-      land(*copy.extent, copy.plan, result, nullptr);
-    }
+    for (unsigned i = 0; i < count; ++i) land_pending(memory_->pending[i], memory_->batch.written(i));
     memory_->batch.clear();
   }
   const Result first = failure_;
@@ -432,18 +433,21 @@ bool MoverPool::prepare(MoverMemory& memory) noexcept {
   return true;
 }
 
+// Marks it as taken. nullptr: all are.
+MoverMemory* MoverPool::take_free() noexcept {
+  const os::Lock hold(lock_);
+  for (unsigned i = 0; i < count_; ++i) {
+    if (all_[i].is_taken) continue;
+    all_[i].is_taken = true;
+    return &all_[i];
+  }
+  return nullptr;
+}
+
 MoverMemory* MoverPool::take() noexcept {
   for (;;) {
     const std::uint32_t seen = word_.load(std::memory_order_acquire);
-    MoverMemory* found = nullptr;
-    {
-      const os::Lock hold(lock_);
-      for (unsigned i = 0; i < count_ && found == nullptr; ++i) {
-        if (!all_[i].is_taken) found = &all_[i];
-      }
-      if (found != nullptr) found->is_taken = true;
-    }
-    if (found != nullptr) {
+    if (MoverMemory* const found = take_free(); found != nullptr) {
       if (prepare(*found)) return found;
       give_back(found);
       return nullptr;

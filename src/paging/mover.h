@@ -51,6 +51,7 @@ class MoverPool {
   static constexpr unsigned kMoversMax = 80;
 
  private:
+  [[nodiscard]] MoverMemory* take_free() noexcept;
   [[nodiscard]] bool prepare(MoverMemory& memory) noexcept;
 
   os::Mutex lock_;  // guards is_taken
@@ -81,8 +82,7 @@ class Mover {
 
   // Does the operation on one extent. `busy` flights of others: Refusal::busy in *refusal, result ok, nothing
   // done. A copy to a file may be pending until flush(); its failure is then in first_failure().
-  [[nodiscard]] Result move(Extent& extent, Operation operation, Tier tier, Pin* pin,
-                            Refusal* refusal) noexcept;
+  [[nodiscard]] Result move(Extent& extent, const Move& what, Pin* pin, Refusal* refusal) noexcept;
   // Writes what is pending. Returns the first failure since the last flush, or ok.
   Result flush() noexcept;
   // Bytes of host or device memory that came free by this mover so far.
@@ -102,6 +102,7 @@ class Mover {
                                 std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result read_copy(Extent& extent, Tier from, std::byte* to) noexcept;
   [[nodiscard]] Result read_stored(Extent& extent, Tier from, std::byte* to) noexcept;
+  void land_pending(const PendingCopy& copy, Handle handle) noexcept;
   void land(Extent& extent, const Plan& plan, Result result, Pin* pin) noexcept;
   void drop_copies(Extent& extent, std::uint8_t drops) noexcept;
   void discard_copy(Extent& extent, Tier tier) noexcept;

@@ -72,15 +72,20 @@ PageIn take_back(std::uint64_t page, PageWord word) noexcept {
   return PageIn::done;
 }
 
-bool expand(std::uint64_t page, PageWord word, unsigned chances, Scratch& scratch,
-            std::byte* buffer) noexcept {
-  const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
-  if (result != GetResult::ok) fail_page_in(page, result);
-  if (put_in_place(page, buffer) == -EAGAIN) return false;
-  count(pager.counters.page_ins);
-  leave_out(page, word.without(PageWord::kBusy), PageWord::resident(chances));
-  return true;
-}
+// A stored page comes back. False: a fork is under way.
+struct Expander {
+  Scratch& scratch;
+  std::byte* buffer;
+
+  bool operator()(std::uint64_t page, PageWord word, unsigned chances) const noexcept {
+    const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
+    if (result != GetResult::ok) fail_page_in(page, result);
+    if (put_in_place(page, buffer) == -EAGAIN) return false;
+    count(pager.counters.page_ins);
+    leave_out(page, word.without(PageWord::kBusy), PageWord::resident(chances));
+    return true;
+  }
+};
 
 }  // namespace
 
@@ -119,7 +124,7 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
     case PageState::stored:
       break;
   }
-  return expand(page, word, kChancesExpanded, scratch, buffer) ? PageIn::expanded : PageIn::later;
+  return Expander{scratch, buffer}(page, word, kChancesExpanded) ? PageIn::expanded : PageIn::later;
 }
 
 void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
@@ -129,7 +134,7 @@ void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcep
   for (std::uint64_t next = page + 1; next < end; ++next) {
     const PageWord word = pager.table.get(next);
     if (word.state() != PageState::stored || Store::is_on_file(word.handle())) continue;
-    if (!expand(next, word, kChancesReadAhead, scratch, buffer)) return;
+    if (!Expander{scratch, buffer}(next, word, kChancesReadAhead)) return;
     count(pager.counters.read_ahead_pages);
   }
 }

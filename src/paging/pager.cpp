@@ -117,7 +117,7 @@ const Missing* open_descriptors() noexcept {
   os::PageScan::Run run;
   std::uintptr_t scanned = 0;
   const auto base = reinterpret_cast<std::uintptr_t>(pager.table.base());
-  return pager.scan.present(base, base + kUnitBytes, &run, 1, &scanned) >= 0 ? nullptr : &kNoScan;
+  return pager.scan.present({base, base + kUnitBytes}, {&run, 1}, &scanned) >= 0 ? nullptr : &kNoScan;
 }
 
 const Missing* start_threads() noexcept {

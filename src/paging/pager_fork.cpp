@@ -115,25 +115,26 @@ void remove_child(Child& child) noexcept {
   note_change();
 }
 
-void adopt(int descriptor, std::uint32_t sequence) noexcept {
-  for (;;) {
-    {
-      os::Lock hold(children.lock);
-      for (Child& child : children.list) {
-        if (child.state != ChildState::unused) continue;
-        child.faults = os::UserFault(descriptor);
-        child.sequence = sequence;
-        child.state = ChildState::served;
-        pager.unclaimed_children.fetch_add(1, std::memory_order_release);
-        children.adopted.fetch_add(1, std::memory_order_release);
-        os::signal_event(children.event);
-        note_change();
-        count(pager.counters.forks);
-        return;
-      }
-    }
-    os::yield();  // closing the descriptor would give the child zeros
+bool try_adopt(int descriptor, std::uint32_t sequence) noexcept {
+  os::Lock hold(children.lock);
+  for (Child& child : children.list) {
+    if (child.state != ChildState::unused) continue;
+    child.faults = os::UserFault(descriptor);
+    child.sequence = sequence;
+    child.state = ChildState::served;
+    pager.unclaimed_children.fetch_add(1, std::memory_order_release);
+    children.adopted.fetch_add(1, std::memory_order_release);
+    return true;
   }
+  return false;
+}
+
+void adopt(int descriptor, std::uint32_t sequence) noexcept {
+  // Without a place for it: closing the descriptor would give the child zeros.
+  while (!try_adopt(descriptor, sequence)) os::yield();
+  os::signal_event(children.event);
+  note_change();
+  count(pager.counters.forks);
 }
 
 // Ends leases whose holders are gone.
@@ -266,7 +267,7 @@ bool hand_over(int connection) noexcept {
     const unsigned count = fill_offer(child.faults.descriptor(), offer, passed);
     Answer answer = {};
     int none[os::kPassedMax];
-    if (count == 0 || !os::send_message(connection, &offer, sizeof offer, passed, count) ||
+    if (count == 0 || !os::send_message(connection, &offer, sizeof offer, {passed, count}) ||
         os::receive_message(connection, &answer, sizeof answer, none) < 0)
       return false;
     if (answer.is_mine == 0) continue;
@@ -274,10 +275,10 @@ bool hand_over(int connection) noexcept {
     // Only when the children server does not read from it any more may it become a descriptor that blocks.
     os::signal_event(children.event);
     wait_for_children(kClaimWaitNs, [&child] { return child.state != ChildState::claimed; });
-    return os::send_message(connection, &answer, sizeof answer, nullptr, 0);
+    return os::send_message(connection, &answer, sizeof answer, {});
   }
   const Offer nothing;
-  static_cast<void>(os::send_message(connection, &nothing, sizeof nothing, nullptr, 0));
+  static_cast<void>(os::send_message(connection, &nothing, sizeof nothing, {}));
   return false;
 }
 
@@ -337,16 +338,18 @@ void after_fork_in_parent() noexcept {
   pager.forks_under_way.fetch_sub(1, std::memory_order_seq_cst);
 }
 
+void touch_unit(std::uint64_t unit) noexcept {
+  constexpr std::uint64_t kUnitPages = kUnitBytes / kPageBytes;
+  for (std::uint64_t page = unit * kUnitPages; page < (unit + 1) * kUnitPages; ++page) {
+    if (!pager.table.get(page).is_out()) continue;
+    static_cast<void>(*reinterpret_cast<volatile std::byte*>(pager.table.address_of(page)));
+  }
+}
+
 // Reads every page that is out, so that whoever answers now is not needed any more.
 void touch_everything() noexcept {
   for (std::uint64_t unit = 0; unit < pager.table.size_bytes() / kUnitBytes; ++unit) {
-    if (pager.table.unit(unit).pages_out.load(std::memory_order_relaxed) == 0) continue;
-    const std::uint64_t first = unit * (kUnitBytes / kPageBytes);
-    for (std::uint64_t page = first; page < first + kUnitBytes / kPageBytes; ++page) {
-      if (pager.table.get(page).is_out()) {
-        static_cast<void>(*reinterpret_cast<volatile std::byte*>(pager.table.address_of(page)));
-      }
-    }
+    if (pager.table.unit(unit).pages_out.load(std::memory_order_relaxed) != 0) touch_unit(unit);
   }
 }
 
@@ -415,7 +418,7 @@ bool Takeover::find_ours(std::byte* buffer) noexcept {
     }
     for (int i = 0; i < got; ++i) os::close_descriptor(passed[i]);
     const Answer no = {0};
-    if (!os::send_message(connection_, &no, sizeof no, nullptr, 0)) return false;
+    if (!os::send_message(connection_, &no, sizeof no, {})) return false;
   }
   return false;
 }
@@ -425,7 +428,7 @@ void Takeover::finish() noexcept {
   int none[os::kPassedMax];
   // The answer to the answer means that the parent does not read our faults any more. So does its end: we
   // have all we need, and what it answered until then was right.
-  static_cast<void>(os::send_message(connection_, &answer, sizeof answer, nullptr, 0) &&
+  static_cast<void>(os::send_message(connection_, &answer, sizeof answer, {}) &&
                     os::receive_message(connection_, &answer, sizeof answer, none) >= 0);
   constexpr int kLeaseNumber = 900;
   const int number = kLeaseNumber + static_cast<int>(children.inherited_count);

@@ -77,6 +77,11 @@ enum class Operation : std::uint8_t {
 };
 inline constexpr unsigned kOperations = 8;
 
+struct Move {
+  Operation operation;
+  Tier tier;
+};
+
 enum class Refusal : std::uint8_t {
   none,
   busy,        // another operation is in flight

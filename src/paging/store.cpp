@@ -103,8 +103,8 @@ PutResult Store::put(const std::byte* data, std::size_t size_bytes, Scratch& scr
     }
   } else if (state.compressed.limit_bytes() != 0) {
     const std::size_t limit = worth_bytes(state, size_bytes);
-    const bool is_worth_it = compress(state.codec, data, size_bytes, limit, scratch, &stored);
-    result = is_worth_it ? state.compressed.put(stored, handle) : PutResult::incompressible;
+    const std::optional<Stored> made = compress(state.codec, {data, size_bytes}, limit, scratch);
+    result = made ? state.compressed.put(*made, handle) : PutResult::incompressible;
   }
   StoreState::Counter& counter = result == PutResult::stored           ? state.puts
                                  : result == PutResult::incompressible ? state.incompressible
@@ -167,8 +167,11 @@ bool Store::add(Batch& batch, const std::byte* data, std::size_t size_bytes, Scr
   if (is_filled(data, size_bytes, &word)) {
     stored = Stored{reinterpret_cast<const std::byte*>(&word), kWordBytes,
                     static_cast<std::uint32_t>(size_bytes), Form::fill};
-  } else if (!compress(state_->codec, data, size_bytes, worth_bytes(*state_, size_bytes), scratch, &stored)) {
-    return add(batch, data, size_bytes);
+  } else {
+    const std::size_t limit = worth_bytes(*state_, size_bytes);
+    const std::optional<Stored> made = compress(state_->codec, {data, size_bytes}, limit, scratch);
+    if (!made) return add(batch, data, size_bytes);
+    stored = *made;
   }
   return BatchParts::add(batch, stored);
 }

@@ -114,7 +114,7 @@ Request* Requests::next_request() noexcept {
 
 void Requests::run_now(const Request& request, Result* result) noexcept {
   const ByteRange range{request.offset_bytes, request.size_bytes};
-  *result = pager_.move_range(*request.buffer, range, request.operation, request.tier);
+  *result = pager_.move_range(*request.buffer, range, request.what);
   pager_.let_go(*request.buffer, 0, 1);
 }
 
@@ -147,22 +147,26 @@ Request* Requests::find(Ticket ticket) noexcept {
   return is_it ? &request : nullptr;
 }
 
+// One look by a waiter; the first one counts it. True: its wait is over.
+bool Requests::has_ended(Ticket ticket, bool is_counted, Result* result) noexcept {
+  const os::Lock hold(lock_);
+  Request* const request = find(ticket);
+  *result = Result::bad_handle;
+  if (request == nullptr) return true;
+  if (!is_counted) ++request->waiters;
+  if (request->state != Request::kDone) return false;
+  *result = request->result;
+  // The last of several waiters gives the record back; a later wait() finds no such ticket.
+  if (--request->waiters == 0) recycle(*request);
+  return true;
+}
+
 Result Requests::wait(Ticket ticket) noexcept {
   for (bool is_counted = false;;) {
     const std::uint32_t seen = done_word_.load(std::memory_order_acquire);
-    {
-      const os::Lock hold(lock_);
-      Request* const request = find(ticket);
-      if (request == nullptr) return Result::bad_handle;
-      if (!is_counted) ++request->waiters;
-      is_counted = true;
-      if (request->state == Request::kDone) {
-        const Result result = request->result;
-        // The last of several waiters gives the record back; a later wait() finds no such ticket.
-        if (--request->waiters == 0) recycle(*request);
-        return result;
-      }
-    }
+    Result result = Result::ok;
+    if (has_ended(ticket, is_counted, &result)) return result;
+    is_counted = true;
     os::wait_on(done_word_, seen, kWaitNs);
   }
 }

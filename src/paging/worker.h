@@ -35,8 +35,7 @@ struct Request : ListNode<> {
   std::uint32_t waiters;  // threads in wait() on it
   Buffer* buffer;         // held
   std::size_t offset_bytes, size_bytes;
-  Operation operation;
-  Tier tier;
+  Move what;
 };
 
 class Requests {
@@ -71,6 +70,7 @@ class Requests {
   void work() noexcept;
   [[nodiscard]] Request* next_request() noexcept;
   [[nodiscard]] Request* find(Ticket ticket) noexcept;
+  [[nodiscard]] bool has_ended(Ticket ticket, bool is_counted, Result* result) noexcept;
   void run_now(const Request& request, Result* result) noexcept;
   void finish(Request& request, Result result) noexcept;
   void recycle(Request& request) noexcept;
