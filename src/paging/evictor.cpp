@@ -51,14 +51,16 @@ bool is_zero(const std::byte* page) noexcept {
 
 std::uint64_t first_page(std::uint64_t group) noexcept { return group * kGroupPages; }
 
-// Makes a page our own that is or was shared with a forked child. Only when it is present: the fault of a
-// missing one would wait for the lock that we hold.
-bool unshare(std::uint64_t page) noexcept {
-  const auto begin = reinterpret_cast<std::uintptr_t>(pager.table.address_of(page));
+// Makes pages [first, first + page_count) our own that are or were shared with a forked child. Only when all
+// are present: the fault of a missing one would wait for the lock that we hold.
+bool unshare(std::uint64_t first, unsigned page_count) noexcept {
+  const auto begin = reinterpret_cast<std::uintptr_t>(pager.table.address_of(first));
+  const std::uintptr_t end = begin + page_count * kPageBytes;
   os::PageScan::Run run = {};
   std::uintptr_t scanned = 0;
-  if (pager.scan.present({begin, begin + kPageBytes}, {&run, 1}, &scanned) != 1) return false;
-  return os::unshare_pages(pager.table.address_of(page), kPageBytes);
+  if (pager.scan.present({begin, end}, {&run, 1}, &scanned) != 1 || run.begin != begin || run.end != end)
+    return false;
+  return os::unshare_pages(pager.table.address_of(first), end - begin);
 }
 
 // Makes the faults of the unit that holds a page ours, and before the first of all those of the staging area.
@@ -147,6 +149,13 @@ void Evictor::mark(const Span& span, unsigned begin, unsigned end, bool is_stage
   }
 }
 
+// How many candidates follow each other from `begin`, itself one, up to `end`.
+unsigned Evictor::candidates_from(const Span& span, unsigned begin, unsigned end) noexcept {
+  unsigned stop = begin + 1;
+  while (stop < end && (span.candidates >> stop & 1) != 0) ++stop;
+  return stop - begin;
+}
+
 // Moves the candidates among pages [begin, end) of a span to the staging area; the others there are out
 // already, so that one move carries all. Both ends are candidates. Locks of the groups held. Returns pages
 // moved.
@@ -159,7 +168,7 @@ unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noex
     const std::uint64_t page = span.first + begin;
     const std::size_t bytes = (end - begin) * kPageBytes;
     long result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
-    if (result == -EBUSY && unshare(page)) {
+    if (result == -EBUSY && unshare(page, candidates_from(span, begin, end))) {
       result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
     }
     const unsigned done = result > 0 ? static_cast<unsigned>(result / static_cast<long>(kPageBytes)) : 0;
