@@ -50,6 +50,18 @@ inline constexpr unsigned kPassedMax = 64;
 [[nodiscard]] int receive_message(int socket, void* data, std::size_t size_bytes, int* descriptors) noexcept;
 [[nodiscard]] bool is_hung_up(int socket) noexcept;  // the other side closed it, or ended
 
+// No signal is delivered to the calling thread within the scope, except those that a fault of its own raises.
+class [[nodiscard]] SignalsBlocked {
+ public:
+  SignalsBlocked() noexcept;
+  ~SignalsBlocked();
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  std::uint64_t before_[2];  // the kernel's set of 64 signals
+};
+
 // A descriptor on which one thread waits for others (eventfd(2)), or -1.
 [[nodiscard]] int make_event() noexcept;
 void signal_event(int event) noexcept;

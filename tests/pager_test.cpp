@@ -5,6 +5,7 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -177,6 +178,41 @@ int forks() {
   return wrong_words(blocks) == 0 ? 0 : 3;
 }
 
+// A handler that touches cold memory, while the thread that it interrupts frees and purges.
+const std::vector<Block>* touched_blocks = nullptr;
+std::atomic<std::size_t> handler_calls{0}, handler_wrong{0};
+void touch_some(int) {
+  const std::size_t call = handler_calls.fetch_add(1);
+  for (std::size_t i = 0; i < 40; ++i) {
+    const std::size_t number = (call * 7919 + i * 104'729) % touched_blocks->size();
+    if ((*touched_blocks)[number].words[0] != word_of(number, 0)) handler_wrong.fetch_add(1);
+  }
+}
+
+int signals_while_freeing() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(2 * kBudget);
+  touched_blocks = &blocks;
+  struct sigaction action = {};
+  action.sa_handler = touch_some;
+  ::sigaction(SIGVTALRM, &action, nullptr);
+  const itimerval often = {{0, 1000}, {0, 1000}};
+  ::setitimer(ITIMER_VIRTUAL, &often, nullptr);
+  for (int round = 0; round < 300; ++round) {
+    void* some[24];
+    for (void*& block : some) {
+      block = allocate(200'000);
+      std::memset(block, round, 200'000);
+    }
+    for (void* block : some) release(block);
+    heap::trim();
+  }
+  const itimerval never = {};
+  ::setitimer(ITIMER_VIRTUAL, &never, nullptr);
+  if (handler_calls == 0) return 2;
+  return handler_wrong == 0 ? 0 : 3;
+}
+
 int system_calls() {
   if (begin(kBudget) != PagerMode::uffd) return 1;
   constexpr std::size_t kBytes = 4 * kMiB;
@@ -280,6 +316,11 @@ TEST_CASE("G15 mut-A13 writers on four threads lose nothing to page-outs", "[pag
 TEST_CASE("Forked children and their children see every byte and serve themselves", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child(forks) == 0);
+}
+
+TEST_CASE("A signal handler may touch cold memory while its thread frees", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(signals_while_freeing) == 0);
 }
 
 TEST_CASE("System calls work on memory that is out", "[paging]") {

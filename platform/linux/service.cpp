@@ -246,6 +246,16 @@ bool is_hung_up(int socket) noexcept {
   return ::recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
+SignalsBlocked::SignalsBlocked() noexcept : before_{} {
+  const ErrnoScope errno_scope;
+  const std::uint64_t all = ~std::uint64_t{0};
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, before_, sizeof all);
+}
+SignalsBlocked::~SignalsBlocked() {
+  const ErrnoScope errno_scope;
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, before_, nullptr, sizeof before_[0]);
+}
+
 int make_event() noexcept {
   const ErrnoScope errno_scope;
   return ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

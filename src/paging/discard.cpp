@@ -2,6 +2,9 @@
 // what a page held, waits for a disk, or makes a system call on a descriptor: the callers are threads of the
 // program, with locks of the heap. Pages that are out are dropped by changing their words; what they named is
 // given up later by the evictor.
+//
+// No signal may interrupt a thread of the program while it holds a lock of a group: the handler might touch a
+// page of that very group, and whoever answers the fault would wait for the lock for ever.
 #include "platform/process.h"
 #include "platform/service.h"
 #include "platform/vm.h"
@@ -28,6 +31,10 @@ void drop_group_part(std::uint64_t first_page, std::uint64_t end_page) noexcept 
 // dropped.
 std::uint64_t drop_in_group(std::uint64_t begin, std::uint64_t end) noexcept {
   if (pager.table.unit_of_page(begin).pages_out.load(std::memory_order_relaxed) == 0) return 0;
+  bool is_any = false;
+  for (std::uint64_t page = begin; page < end; ++page) is_any = is_any || pager.table.get(page).is_out();
+  if (!is_any) return 0;
+  const os::SignalsBlocked no_signals;
   if (!pager.table.try_lock(begin / kGroupPages)) return 0;
   std::uint64_t dropped = 0;
   for (std::uint64_t page = begin; page < end; ++page) {
@@ -53,6 +60,7 @@ class [[nodiscard]] UnitLock {
   UnitLock& operator=(const UnitLock&) = delete;
 
  private:
+  const os::SignalsBlocked no_signals_;  // first in, last out
   std::uint64_t first_;
 };
 
