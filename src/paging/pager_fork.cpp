@@ -257,25 +257,42 @@ bool claim(Child& child) noexcept {
   return true;
 }
 
-// Offers one child after the other to whoever connected. True: one was taken.
+enum class Offered : std::uint8_t { taken, refused, broken };
+
+// Offers one child to whoever connected.
+Offered offer_child(int connection, Child& child) noexcept {
+  Offer offer;
+  int passed[os::kPassedMax];
+  const unsigned count = fill_offer(child.faults.descriptor(), offer, passed);
+  Answer answer = {};
+  int none[os::kPassedMax];
+  if (count == 0 || !os::send_message(connection, &offer, sizeof offer, {passed, count}) ||
+      os::receive_message(connection, &answer, sizeof answer, none) < 0)
+    return Offered::broken;
+  if (answer.is_mine == 0) return Offered::refused;
+  if (!claim(child)) return Offered::broken;
+  // Only when the children server does not read from it any more may it become a descriptor that blocks.
+  os::signal_event(children.event);
+  wait_for_children(kClaimWaitNs, [&child] { return child.state != ChildState::claimed; });
+  // If it is gone by now, so is its lease, which is noticed as for every other.
+  static_cast<void>(os::send_message(connection, &answer, sizeof answer, {}));
+  return Offered::taken;
+}
+
+// Offers one child after the other to whoever connected. The child may be faster than the thread that read
+// the event of its fork, so what is not there yet is waited for. True: one was taken.
 bool hand_over(int connection) noexcept {
-  for (unsigned i = kChildrenMax; i-- > 0;) {
-    Child& child = children.list[i];
-    if (child.state != ChildState::served) continue;
-    Offer offer;
-    int passed[os::kPassedMax];
-    const unsigned count = fill_offer(child.faults.descriptor(), offer, passed);
-    Answer answer = {};
-    int none[os::kPassedMax];
-    if (count == 0 || !os::send_message(connection, &offer, sizeof offer, {passed, count}) ||
-        os::receive_message(connection, &answer, sizeof answer, none) < 0)
-      return false;
-    if (answer.is_mine == 0) continue;
-    if (!claim(child)) return false;
-    // Only when the children server does not read from it any more may it become a descriptor that blocks.
-    os::signal_event(children.event);
-    wait_for_children(kClaimWaitNs, [&child] { return child.state != ChildState::claimed; });
-    return os::send_message(connection, &answer, sizeof answer, {});
+  constexpr std::uint64_t kNapNs = 50'000'000;
+  const std::uint64_t start = os::clock_fine_ns();
+  while (os::clock_fine_ns() - start < kClaimWaitNs) {
+    const std::uint32_t seen = children.changes.load(std::memory_order_acquire);
+    for (unsigned i = kChildrenMax; i-- > 0;) {
+      if (children.list[i].state != ChildState::served) continue;
+      const Offered result = offer_child(connection, children.list[i]);
+      if (result != Offered::refused) return result == Offered::taken;
+    }
+    if (os::is_hung_up(connection)) return false;
+    os::wait_on(children.changes, seen, kNapNs);
   }
   const Offer nothing;
   static_cast<void>(os::send_message(connection, &nothing, sizeof nothing, {}));
