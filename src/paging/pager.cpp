@@ -254,6 +254,8 @@ void restart_in_child() noexcept {
   if (!is_watched) return;  // nothing is out: nobody needs to wait
   if (is_started && wait_until_ready()) return;
   finish_without_parent();
+  const Missing* reason = missing.load(std::memory_order_relaxed);
+  if (reason != nullptr && pager.options.say_what_is_missing) say_missing(*reason);
   pager.mode.store(PagerMode::off, std::memory_order_release);
 }
 
