@@ -11,23 +11,12 @@ namespace {
 
 constexpr std::size_t kPathMax = 512;
 
-// The number at `text`; SIZE_MAX for "max" and for what stands for no limit in version 1.
-std::size_t number_at(const char* text) noexcept {
-  if (*text < '0' || *text > '9') return SIZE_MAX;
-  std::uint64_t value = 0;
-  for (; *text >= '0' && *text <= '9'; ++text) {
-    if (value > (UINT64_MAX - 9) / 10) return SIZE_MAX;
-    value = value * 10 + static_cast<std::uint64_t>(*text - '0');
-  }
-  return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
-}
-
 std::size_t meminfo_bytes(const char* text, const char* key) noexcept {
   const char* at = std::strstr(text, key);
   if (at == nullptr) return 0;
   at += std::strlen(key);
   while (*at == ' ') ++at;
-  const std::size_t kib = number_at(at);
+  const std::size_t kib = parse_limit(at);
   return kib == SIZE_MAX ? 0 : kib * kKiB;
 }
 
@@ -36,7 +25,7 @@ std::uint32_t stalled_share(const char* text) noexcept {
   const char* at = std::strstr(text, "some avg10=");
   if (at == nullptr) return 0;
   at += std::strlen("some avg10=");
-  const std::size_t whole = number_at(at);
+  const std::size_t whole = parse_limit(at);
   if (whole > 100) return 0;
   while (*at >= '0' && *at <= '9') ++at;
   std::size_t hundredths = 0;
@@ -78,7 +67,7 @@ class GroupFolder {
   }
   std::size_t number(const char* file) noexcept {
     char text[64];
-    return read(file, text, sizeof text) != 0 ? number_at(text) : SIZE_MAX;
+    return read(file, text, sizeof text) != 0 ? parse_limit(text) : SIZE_MAX;
   }
 
  private:

@@ -43,18 +43,6 @@ constexpr int kMaxInterruptions = 1000;
 constexpr int kMaxWriteTries = 100;    // without progress; each waits for 10 ms at most
 constexpr std::size_t kPathMax = 512;  // of a control group, with its mount point
 
-// The number at `text`, or SIZE_MAX where there is none ("max") or where it stands for no limit (v1: 2^63 -
-// 4096).
-std::size_t parse_limit(const char* text) noexcept {
-  if (*text < '0' || *text > '9') return SIZE_MAX;
-  std::uint64_t value = 0;
-  for (; *text >= '0' && *text <= '9'; ++text) {
-    if (value > (UINT64_MAX - 9) / 10) return SIZE_MAX;
-    value = value * 10 + static_cast<std::uint64_t>(*text - '0');
-  }
-  return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
-}
-
 // The figure of a line "Key:   123 kB" of /proc/self/status, in bytes.
 std::size_t status_bytes(const char* status, const char* key) noexcept {
   const char* at = std::strstr(status, key);
@@ -149,6 +137,16 @@ std::uint64_t clock_ns(clockid_t clock) noexcept {
 }
 
 }  // namespace
+
+std::size_t parse_limit(const char* text) noexcept {
+  if (*text < '0' || *text > '9') return SIZE_MAX;
+  std::uint64_t value = 0;
+  for (; *text >= '0' && *text <= '9'; ++text) {
+    if (value > (UINT64_MAX - 9) / 10) return SIZE_MAX;
+    value = value * 10 + static_cast<std::uint64_t>(*text - '0');
+  }
+  return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
+}
 
 std::size_t read_system_file(const char* path, char* to, std::size_t capacity) noexcept {
   const auto file = static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));

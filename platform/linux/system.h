@@ -23,4 +23,8 @@ class ErrnoScope {
 // be read. Changes errno. `capacity` counts the '\0'.
 [[nodiscard]] std::size_t read_system_file(const char* path, char* to, std::size_t capacity) noexcept;
 
+// The number at `text`, or SIZE_MAX where there is none ("max") or where it stands for no limit (control
+// groups v1: 2^63 - 4096).
+[[nodiscard]] std::size_t parse_limit(const char* text) noexcept;
+
 }  // namespace glebe::os

@@ -40,16 +40,18 @@ void before_growth(std::size_t size_bytes) noexcept {
   const std::size_t limit =
       footprint / kDirtyShare > kDirtyLimitMin ? footprint / kDirtyShare : kDirtyLimitMin;
   if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) > limit) {
-    const std::uint64_t now = os::clock_coarse_ms();
-    const auto chunks = static_cast<unsigned>(size_bytes / vm::kChunkBytes) + kGrowthChunks;
-    static_cast<void>(granules_purge(static_cast<std::uint32_t>(now), 0, chunks));
-    static_cast<void>(medium_purge(now, 0, chunks));
-    static_cast<void>(large_purge(now, 0));
-    return;
+    return purge_dirty(static_cast<unsigned>(size_bytes / vm::kChunkBytes) + kGrowthChunks);
   }
   while (peak < footprint &&
          !footprint_peak.compare_exchange_weak(peak, footprint, std::memory_order_relaxed)) {
   }
+}
+
+void purge_dirty(unsigned chunks) noexcept {
+  const std::uint64_t now_ms = os::clock_coarse_ms();
+  static_cast<void>(granules_purge(static_cast<std::uint32_t>(now_ms), 0, chunks));
+  static_cast<void>(medium_purge(now_ms, 0, chunks));
+  static_cast<void>(large_purge(now_ms, 0));
 }
 
 void maintain(std::uint64_t now_ms) noexcept {

@@ -25,6 +25,9 @@ std::size_t release_free_memory() noexcept;
 // pool's.
 void before_growth(std::size_t size_bytes) noexcept;
 
+// Purges dirty memory whatever its age, in at most `chunks` chunks per part of the heap.
+void purge_dirty(unsigned chunks) noexcept;
+
 // Purges what is due. Called from slow paths with the coarse clock, at most every kMaintainIntervalMs; cheap
 // otherwise.
 void maintain(std::uint64_t now_ms) noexcept;

@@ -15,9 +15,7 @@
 #include "platform/service.h"
 #include "platform/vm.h"
 #include "src/base/check.h"
-#include "src/heap/granule_pool.h"
-#include "src/heap/large.h"
-#include "src/heap/medium.h"
+#include "src/heap/reclaim.h"
 #include "src/heap/small.h"
 #include "src/paging/evictor.h"
 #include "src/paging/pager_fork.h"
@@ -110,13 +108,10 @@ void Evictor::give_back_free_memory() noexcept {
   if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) < kGroupBytes) return;
   if (pager.forks_under_way.load(std::memory_order_acquire) != 0) return;
   constexpr unsigned kChunks = 64;
-  const std::uint64_t now_ms = os::clock_coarse_ms();
   pager.evictor_in_heap.store(true, std::memory_order_seq_cst);
   // Again after the store: either this sees the fork, or the fork sees the flag and waits a moment.
   if (pager.forks_under_way.load(std::memory_order_seq_cst) == 0) {
-    static_cast<void>(heap::granules_purge(static_cast<std::uint32_t>(now_ms), 0, kChunks));
-    static_cast<void>(heap::medium_purge(now_ms, 0, kChunks));
-    static_cast<void>(heap::large_purge(now_ms, 0));
+    heap::purge_dirty(kChunks);
   }
   pager.evictor_in_heap.store(false, std::memory_order_seq_cst);
 }
@@ -538,8 +533,7 @@ void Evictor::run() noexcept {
     constexpr unsigned kFruitlessMax = 64;
     if (is_busy && fruitless_rounds_ < kFruitlessMax) continue;
     const bool is_near = budget != 0 && used + used / 2 > budget;
-    os::wait_on(pager.kick, pager.kick.load(std::memory_order_relaxed),
-                is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
+    os::sleep_ns(is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
   }
 }
 

@@ -100,7 +100,7 @@ void note_answered(const Fault& fault) noexcept {
 }
 
 // Answers a fault. False: a fork is under way, nothing was done.
-bool answer(Server& server, Fault& fault) noexcept {
+bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
   const PageTable& table = pager.table;
   GroupLock hold(table, fault.page / kGroupPages);
   const PageWord word = table.get(fault.page);
@@ -112,20 +112,11 @@ bool answer(Server& server, Fault& fault) noexcept {
     table.set(fault.page, word);
     return false;  // later
   }
-  const PageIn result = page_in(fault.page, fault.is_write, server.scratch, server.buffer);
+  const PageIn result = page_in(fault.page, fault.is_write, scratch, buffer);
   if (result == PageIn::later) return false;
-  if (result == PageIn::expanded) read_ahead(fault.page, server.scratch, server.buffer);
+  if (result == PageIn::expanded) read_ahead(fault.page, scratch, buffer);
   note_answered(fault);
   return true;
-}
-
-void answer_later_ones(Server& server) noexcept {
-  Fault fault;
-  for (unsigned i = 0; i < kQueueMax && later_queue.pop(&fault); ++i) {
-    if (answer(server, fault)) continue;
-    while (!later_queue.push(fault)) os::yield();
-    return;
-  }
 }
 
 void take_fault(Server& server, const os::FaultEvent& event) noexcept {
@@ -142,10 +133,10 @@ void take_fault(Server& server, const os::FaultEvent& event) noexcept {
   // long.
   constexpr std::uint64_t kWaitNs = 2'000'000;
   if (is_out) static_cast<void>(wait_while_pressed(kWaitNs));
-  if (answer(server, fault)) return;
+  if (answer(fault, server.scratch, server.buffer)) return;
   while (!later_queue.push(fault)) os::yield();
   // Once more: if the fork was over by now, nobody else would look.
-  answer_later_ones(server);
+  answer_postponed_faults(server.scratch, server.buffer);
 }
 
 void run_server(void* index_argument) noexcept {
@@ -158,7 +149,7 @@ void run_server(void* index_argument) noexcept {
     if (pager.faults.read_events(&event, 1) == 0) continue;
     if (event.kind == os::FaultEvent::Kind::forked) adopt_child(event.child);
     if (event.kind == os::FaultEvent::Kind::page_fault) take_fault(*server, event);
-    if (!later_queue.is_empty()) answer_later_ones(*server);
+    if (!later_queue.is_empty()) answer_postponed_faults(server->scratch, server->buffer);
   }
 }
 
@@ -220,18 +211,7 @@ bool start_fault_servers() noexcept {
 void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept {
   Fault fault;
   for (unsigned i = 0; i < kQueueMax && later_queue.pop(&fault); ++i) {
-    GroupLock hold(pager.table, fault.page / kGroupPages);
-    const PageWord word = pager.table.get(fault.page);
-    if (word.state() == PageState::stored && Store::is_on_file(word.handle())) {
-      if (word.is(PageWord::kBusy)) continue;
-      fault.old = word.with(PageWord::kBusy);
-      pager.table.set(fault.page, fault.old);
-      if (disk_queue.push(fault)) continue;
-      pager.table.set(fault.page, word);
-    } else if (page_in(fault.page, fault.is_write, scratch, buffer) != PageIn::later) {
-      note_answered(fault);
-      continue;
-    }
+    if (answer(fault, scratch, buffer)) continue;
     while (!later_queue.push(fault)) os::yield();
     return;
   }

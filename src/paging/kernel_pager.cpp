@@ -12,9 +12,7 @@
 #include "platform/process.h"
 #include "platform/service.h"
 #include "platform/vm.h"
-#include "src/heap/granule_pool.h"
-#include "src/heap/large.h"
-#include "src/heap/medium.h"
+#include "src/heap/reclaim.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/ledger.h"
 #include "src/vm/region.h"
@@ -30,10 +28,7 @@ constexpr std::size_t kStepBytes = kMiB;  // handed over at a time: the call tak
 void give_back_free_memory() noexcept {
   if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) < kGroupBytes) return;
   constexpr unsigned kChunks = 64;
-  const std::uint64_t now_ms = os::clock_coarse_ms();
-  static_cast<void>(heap::granules_purge(static_cast<std::uint32_t>(now_ms), 0, kChunks));
-  static_cast<void>(heap::medium_purge(now_ms, 0, kChunks));
-  static_cast<void>(heap::large_purge(now_ms, 0));
+  heap::purge_dirty(kChunks);
 }
 
 // Goes round the present pages of the heap.

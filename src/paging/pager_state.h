@@ -42,7 +42,6 @@ struct Pager {
 
   std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
-  std::atomic<std::uint32_t> kick{0};                        // futex: the evictor has something to do
   std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
   std::atomic<std::uint32_t> room{0};   // futex: counts the evictor's rounds, for those who wait for room
   std::atomic<std::uint32_t> ready{0};  // futex: 1 when the pager serves, 2 when it cannot
