@@ -92,7 +92,8 @@ class Run:
             entries = [f'paging={options.mode}', f'memory={budget}', f'stats_file={self.stats}/%p.json',
                        *way.paged]
             self.environment['GLEBE_OPTIONS'] = ','.join(entries)
-        self.watch = kernel.Watch(self.cgroup)
+        is_followed = way.is_kernel() and not options.pools_are_free
+        self.watch = kernel.Watch(self.cgroup, budget if is_followed else None)
 
     def start(self, command, **more):
         return subprocess.Popen([str(word) for word in command], env=self.environment,
@@ -364,6 +365,9 @@ def parse():
     parser.add_argument('--mode', default='auto', help='paging=MODE')
     parser.add_argument('--kernel-allocator', choices=['glebe', 'libc'], default='glebe',
                         help='what the baselines of the kernel run with; glebe has its paging off there')
+    parser.add_argument('--pools-are-free', action='store_true',
+                        help='do not take what zram, and under cgroups of version 1 zswap, hold in RAM from '
+                             'the limit of the baselines: they then use more memory than the budget')
     parser.add_argument('--json')
     options = parser.parse_args()
     options.library, options.programs = os.path.abspath(options.library), os.path.abspath(options.programs)

@@ -99,11 +99,19 @@ def zram(size_bytes):
             write(f'{ZRAM}/reset', 1)
 
 
-def pool_bytes():
-    """RAM in which zswap and zram hold what they took: no cgroup of version 1 is charged for it."""
+def zswap_bytes():
     stored = re.search(r'^Zswap:\s+(\d+)', read('/proc/meminfo'), re.M)
+    return int(stored[1]) * 1024 if stored else 0
+
+
+def zram_bytes():
     fields = read(f'{ZRAM}/mm_stat').split()
-    return (int(stored[1]) * 1024 if stored else 0) + (int(fields[2]) if len(fields) > 2 else 0)
+    return int(fields[2]) if len(fields) > 2 else 0
+
+
+def pool_bytes():
+    """RAM in which zswap and zram hold what they took."""
+    return zswap_bytes() + zram_bytes()
 
 
 class Cgroup:
@@ -118,7 +126,14 @@ class Cgroup:
         self.path = os.path.join(root, f'glebe-bench-{os.getpid()}-{time.monotonic_ns()}')
         os.mkdir(self.path)
         if limit_bytes:
-            write(f'{self.path}/{"memory.limit_in_bytes" if self.is_1 else "memory.max"}', limit_bytes)
+            self.limit(limit_bytes)
+
+    def limit(self, size_bytes):
+        write(f'{self.path}/{"memory.limit_in_bytes" if self.is_1 else "memory.max"}', size_bytes)
+
+    def uncharged_pool_bytes(self):
+        """What the compressed pools hold that no cgroup is charged for: zram never, zswap only in version 2."""
+        return pool_bytes() if self.is_1 else zram_bytes()
 
     def enter(self):
         """Runs in the child before exec."""
@@ -140,12 +155,13 @@ class Cgroup:
 
 
 class Watch(threading.Thread):
-    """Samples what the processes of a cgroup hold: anonymous resident memory, and the kernel's pools."""
+    """Samples what the processes of a cgroup hold: anonymous resident memory, and the kernel's pools. With a
+    budget, the limit of the cgroup follows: what an uncharged pool takes is taken from the limit."""
 
-    def __init__(self, cgroup):
+    def __init__(self, cgroup, budget=None):
         super().__init__(daemon=True)
-        self.cgroup, self.done = cgroup, threading.Event()
-        self.pool_before = pool_bytes()
+        self.cgroup, self.budget, self.done = cgroup, budget, threading.Event()
+        self.pool_before, self.uncharged_before = pool_bytes(), cgroup.uncharged_pool_bytes()
         self.peak_resident, self.peak_held, self.sum_held, self.samples = 0, 0, 0, 0
 
     def run(self):
@@ -159,6 +175,13 @@ class Watch(threading.Thread):
             self.peak_held = max(self.peak_held, held)
             self.sum_held += held
             self.samples += 1
+            if self.budget:
+                self.follow()
+
+    def follow(self):
+        left = self.budget - max(0, self.cgroup.uncharged_pool_bytes() - self.uncharged_before)
+        with contextlib.suppress(OSError):  # EBUSY: not so much can go out at once; again in a moment
+            self.cgroup.limit(max(left, self.budget // 8))
 
     def stop(self):
         self.done.set()

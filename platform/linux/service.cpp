@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -102,21 +103,21 @@ bool take_private_descriptors() noexcept {
   return true;
 }
 
-void stay_on_cpu(unsigned index) noexcept {
+void answer_quickly() noexcept {
   const ErrnoScope errno_scope;
-  cpu_set_t allowed;
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  const unsigned count = static_cast<unsigned>(CPU_COUNT(&allowed));
-  if (count == 0) return;
-  unsigned left = index % count;
-  for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed) || left-- != 0) continue;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    ::sched_setaffinity(0, sizeof one, &one);
-    return;
-  }
+  constexpr int kNice = -10;
+  constexpr std::uint64_t kSliceNs = 100'000;
+  // As the kernel has it in its first version; libc of Debian 12 does not declare it.
+  struct {
+    std::uint32_t size, policy;
+    std::uint64_t flags;
+    std::int32_t nice;
+    std::uint32_t priority;
+    std::uint64_t runtime, deadline, period;
+  } attributes = {48, SCHED_OTHER, 0, kNice, 0, kSliceNs, 0, 0};
+  if (::syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return;
+  attributes.nice = ::getpriority(PRIO_PROCESS, 0);
+  ::syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
@@ -124,6 +125,11 @@ void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint
   const timespec timeout = {static_cast<time_t>(timeout_ns / 1'000'000'000),
                             static_cast<long>(timeout_ns % 1'000'000'000)};
   ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, expected, &timeout, nullptr, 0);
+}
+
+void wake_one(std::atomic<std::uint32_t>& word) noexcept {
+  const ErrnoScope errno_scope;
+  ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
 }
 
 void wake_all(std::atomic<std::uint32_t>& word) noexcept {

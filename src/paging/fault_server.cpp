@@ -1,7 +1,11 @@
-// The threads that answer faults. One per CPU reads events and answers from memory: a page that is staged
-// moves back, one that is compressed is expanded into a buffer and put in place, one that was never touched
-// reads as zero. What lies in a page file goes on to the disk readers, so that no fault waits behind a disk
-// that it does not need.
+// The threads that answer faults. One, the listener, reads events and answers from memory: a page that is
+// staged moves back, one that is compressed is expanded into a buffer and put in place, one that was never
+// touched reads as zero. It is the only one that reads, because the kernel wakes every thread that does. It
+// never waits for anything but the next event; what would make it wait goes on to others:
+//
+//   helpers       faults that came together with another, and those on groups whose lock is taken
+//   brake         faults of a program that is far above its budget wait there until there is room
+//   disk readers  what lies in a page file, so that no fault waits behind a disk that it does not need
 //
 // While a fork is under way the kernel refuses to put pages in place until somebody reads the event of the
 // fork. So a server that is refused never waits: it lays the fault aside and reads on.
@@ -15,11 +19,12 @@
 #include "src/base/text.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
+#include "src/vm/pageable.h"
 
 namespace glebe::paging {
 namespace {
 
-constexpr unsigned kServersMax = 64;
+constexpr unsigned kHelpersMax = 32;
 constexpr unsigned kDiskReaders = 2;
 constexpr unsigned kQueueMax = 4096;
 
@@ -40,7 +45,7 @@ class FaultQueue {
       faults_[(first_ + count_++) % kQueueMax] = fault;
     }
     posts_.fetch_add(1, std::memory_order_release);
-    os::wake_all(posts_);
+    os::wake_one(posts_);
     return true;
   }
   [[nodiscard]] bool pop(Fault* fault) noexcept {
@@ -76,6 +81,8 @@ class FaultQueue {
 };
 constinit FaultQueue disk_queue;   // pages in files
 constinit FaultQueue later_queue;  // refused because of a fork
+constinit FaultQueue help_queue;   // for the helpers
+constinit FaultQueue brake_queue;  // until there is room
 
 struct Server {
   Scratch scratch;
@@ -99,10 +106,9 @@ void note_answered(const Fault& fault) noexcept {
   count(pager.counters.latency[bucket]);
 }
 
-// Answers a fault. False: a fork is under way, nothing was done.
-bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
+// Answers a fault whose group is locked, and unlocks it. False: a fork is under way, nothing was done.
+bool answer_locked(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
   const PageTable& table = pager.table;
-  GroupLock hold(table, fault.page / kGroupPages);
   const PageWord word = table.get(fault.page);
   if (word.state() == PageState::stored && Store::is_on_file(word.handle())) {
     if (word.is(PageWord::kBusy)) return true;  // a disk reader is at it and wakes everybody
@@ -119,37 +125,86 @@ bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
   return true;
 }
 
-void take_fault(Server& server, const os::FaultEvent& event) noexcept {
+bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
+  GroupLock hold(pager.table, fault.page / kGroupPages);
+  return answer_locked(fault, scratch, buffer);
+}
+
+void postpone(const Fault& fault, Server& server) noexcept {
+  while (!later_queue.push(fault)) os::yield();
+  // Once more: if the fork was over by now, nobody else would look.
+  answer_postponed_faults(server.scratch, server.buffer);
+}
+
+// By the listener: answers at once, or leaves the fault to a thread that may wait.
+void take_fault(Fault& fault, bool is_alone, Server& server) noexcept {
+  const std::uint64_t group = fault.page / kGroupPages;
+  // Whoever touches pages faster than they can go out again does not get far.
+  const bool is_braked = vm::paging_pressure.load(std::memory_order_relaxed) &&
+                         pager.table.get(fault.page).state() == PageState::stored;
+  if (is_braked && brake_queue.push(fault)) return;
+  if (!is_alone && help_queue.push(fault)) return;
+  if (!pager.table.try_lock(group)) {
+    if (help_queue.push(fault)) return;
+    pager.table.lock(group);
+  }
+  const bool is_answered = answer_locked(fault, server.scratch, server.buffer);
+  pager.table.unlock(group);
+  if (!is_answered) postpone(fault, server);
+}
+
+void take_event(const os::FaultEvent& event, bool is_alone, Server& server) noexcept {
+  if (event.kind == os::FaultEvent::Kind::forked) adopt_child(event.child);
+  if (event.kind != os::FaultEvent::Kind::page_fault) return;
   auto* address = reinterpret_cast<std::byte*>(event.address);
   if (!pager.table.contains(address)) {
     // The staging area or a beacon: nobody but us looks there, and what is missing there is empty.
     if (pager.faults.zero(address, kPageBytes) != 0) pager.faults.wake(address, kPageBytes);
     return;
   }
-  Fault fault = {pager.table.page_of(address), os::clock_fine_ns(), {}, event.is_write};
   count(pager.counters.faults);
-  const bool is_out = pager.table.get(fault.page).state() == PageState::stored;
-  // Whoever touches pages faster than they can go out again does not get far. Not with a lock, and not for
-  // long.
-  constexpr std::uint64_t kWaitNs = 2'000'000;
-  if (is_out) static_cast<void>(wait_while_pressed(kWaitNs));
-  if (answer(fault, server.scratch, server.buffer)) return;
-  while (!later_queue.push(fault)) os::yield();
-  // Once more: if the fork was over by now, nobody else would look.
-  answer_postponed_faults(server.scratch, server.buffer);
+  Fault fault = {pager.table.page_of(address), os::clock_fine_ns(), {}, event.is_write};
+  take_fault(fault, is_alone, server);
 }
 
-void run_server(void* index_argument) noexcept {
+void run_listener(void*) noexcept {
   wait_at_gate();
-  os::stay_on_cpu(static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(index_argument)));
+  os::answer_quickly();
   Server* server = make_server();
   CHECK(server != nullptr);
   for (;;) {
-    os::FaultEvent event;
-    if (pager.faults.read_events(&event, 1) == 0) continue;
-    if (event.kind == os::FaultEvent::Kind::forked) adopt_child(event.child);
-    if (event.kind == os::FaultEvent::Kind::page_fault) take_fault(*server, event);
+    constexpr unsigned kEvents = 16;
+    os::FaultEvent events[kEvents];
+    const unsigned read = pager.faults.read_events(events, kEvents);
+    // The last one is ours, after the others are on their way.
+    for (unsigned i = 0; i < read; ++i) take_event(events[i], i + 1 == read, *server);
     if (!later_queue.is_empty()) answer_postponed_faults(server->scratch, server->buffer);
+  }
+}
+
+void run_helper(void*) noexcept {
+  wait_at_gate();
+  os::answer_quickly();
+  Server* server = make_server();
+  CHECK(server != nullptr);
+  for (;;) {
+    Fault fault;
+    help_queue.wait(&fault);
+    if (!answer(fault, server->scratch, server->buffer)) postpone(fault, *server);
+  }
+}
+
+void run_brake(void*) noexcept {
+  constexpr std::uint64_t kWaitNs = 2'000'000;  // at most: a program that cannot get under its budget goes on
+  wait_at_gate();
+  Server* server = make_server();
+  CHECK(server != nullptr);
+  for (;;) {
+    Fault fault;
+    brake_queue.wait(&fault);
+    const std::uint64_t waited = os::clock_fine_ns() - fault.start_ns;
+    if (waited < kWaitNs) static_cast<void>(wait_while_pressed(kWaitNs - waited));
+    if (!answer(fault, server->scratch, server->buffer)) postpone(fault, *server);
   }
 }
 
@@ -189,23 +244,24 @@ void run_disk_reader(void*) noexcept {
   }
 }
 
+bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) noexcept {
+  for (unsigned i = 0; i < thread_count; ++i) {
+    if (!os::start_service_thread(run, nullptr, name)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 bool start_fault_servers() noexcept {
-  disk_queue.reset_in_child();
-  later_queue.reset_in_child();
-  unsigned count = os::cpu_count();
-  if (count > kServersMax) count = kServersMax;
-  // At least two, so that one reads on while another is busy.
-  if (count < 2) count = 2;
-  for (unsigned i = 0; i < count; ++i) {
-    if (!os::start_service_thread(run_server, reinterpret_cast<void*>(std::uintptr_t{i}), "glebe-fault"))
-      return i != 0;
-  }
-  for (unsigned i = 0; i < kDiskReaders; ++i) {
-    if (!os::start_service_thread(run_disk_reader, nullptr, "glebe-disk")) return i != 0;
-  }
-  return true;
+  for (FaultQueue* queue : {&disk_queue, &later_queue, &help_queue, &brake_queue}) queue->reset_in_child();
+  unsigned helpers = os::cpu_count() - 1;
+  if (helpers > kHelpersMax) helpers = kHelpersMax;
+  // At least one, for what the listener must not wait for.
+  if (helpers < 1) helpers = 1;
+  return start_threads(run_helper, helpers, "glebe-help") && start_threads(run_brake, 1, "glebe-brake") &&
+         start_threads(run_disk_reader, kDiskReaders, "glebe-disk") &&
+         start_threads(run_listener, 1, "glebe-fault");
 }
 
 void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept {
