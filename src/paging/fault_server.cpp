@@ -122,7 +122,9 @@ bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
 void take_fault(Server& server, const os::FaultEvent& event) noexcept {
   auto* address = reinterpret_cast<std::byte*>(event.address);
   if (!pager.table.contains(address)) {
-    // The staging area or a beacon: nobody but us looks there, and what is missing there is empty.
+    // A beacon: nobody but us looks there, and what is missing there is empty. In the staging area nobody
+    // reads what is missing: the reader would hold the lock of a group that each fault server may be waiting
+    // for.
     if (pager.faults.zero(address, kPageBytes) != 0) pager.faults.wake(address, kPageBytes);
     return;
   }
