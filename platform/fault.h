@@ -85,6 +85,9 @@ class PageScan {
   // Runs of present pages with contents (not the shared zero page) in `range`, lowest first, as many as fit
   // into `runs`; *scanned is where it stopped. Returns the number of runs, -1 on failure.
   [[nodiscard]] int present(const Run& range, std::span<Run> runs, std::uintptr_t* scanned) const noexcept;
+  // Which of the first `count` pages (at most 64) from `base` have nothing, neither in RAM nor in swap space:
+  // a touch would be a fault. Bit i stands for page i. None when that cannot be told.
+  [[nodiscard]] std::uint64_t missing(const void* base, unsigned count) const noexcept;
 
  private:
   int descriptor_ = -1;

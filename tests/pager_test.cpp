@@ -15,6 +15,7 @@
 #include "platform/fault.h"
 #include "src/paging/journal.h"
 #include "src/paging/page_table.h"
+#include "src/paging/pager_state.h"
 #include "tests/heap_calls.h"
 #include "tests/heap_child.h"
 
@@ -217,6 +218,46 @@ int signals_while_freeing() {
   return handler_wrong == 0 ? 0 : 3;
 }
 
+// Takes the memory of staged pages away, as when a page was purged between the look of the evictor and its
+// move. Returns the addresses whose words go on to say that they are staged.
+std::vector<const volatile std::byte*> empty_staged_pages(const std::vector<Block>& blocks) {
+  std::vector<const volatile std::byte*> emptied;
+  const PageTable& table = pager.table;
+  for (const Block& block : blocks) {
+    const std::uint64_t end = table.page_of(block.words + block.count - 1) + 1;
+    for (std::uint64_t page = table.page_of(block.words); page < end; ++page) {
+      GroupLock hold(table, page / kGroupPages);
+      const PageWord word = table.get(page);
+      if (word.state() != PageState::staged || word.is(PageWord::kBusy)) continue;
+      if (::madvise(pager.staged(page), kPageBytes, MADV_DONTNEED) == 0)
+        emptied.push_back(table.address_of(page));
+    }
+  }
+  return emptied;
+}
+
+// Every fault server may be busy with such a page at once, and the evictor as well: none of them may wait for
+// another fault to be answered.
+int staged_without_memory() {
+  if (begin(kBudget) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(2 * kBudget);
+  if (!eventually(is_within_budget)) return 2;
+  std::size_t emptied_count = 0;
+  for (int round = 0; round < 10; ++round) {
+    const auto emptied = empty_staged_pages(blocks);
+    emptied_count += emptied.size();
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&emptied, t] {
+        for (std::size_t i = t; i < emptied.size(); i += 4) static_cast<void>(*emptied[i]);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    static_cast<void>(wrong_words(blocks, 3));  // what was in memory goes out, and new pages are staged
+  }
+  return emptied_count != 0 ? 0 : 3;
+}
+
 int system_calls() {
   if (begin(kBudget) != PagerMode::uffd) return 1;
   constexpr std::size_t kBytes = 4 * kMiB;
@@ -301,6 +342,28 @@ TEST_CASE("The journal finds what a page held at a fork, and lets go in order of
   CHECK(journal.is_empty());
 }
 
+TEST_CASE("A scan tells pages without memory from pages of zeros and of data", "[paging]") {
+  constexpr unsigned kPages = 70;  // more than are looked at
+  os::PageScan scan;
+  if (!scan.open()) return;
+  auto* base = static_cast<volatile std::byte*>(
+      ::mmap(nullptr, kPages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  REQUIRE(base != MAP_FAILED);
+  auto* const start = const_cast<std::byte*>(base);
+  if (std::uintptr_t scanned = 0; scan.present({0, kPageBytes}, {}, &scanned) < 0) {
+    WARN("this kernel has no PAGEMAP_SCAN");
+    return;
+  }
+  CHECK(scan.missing(start, kPages) == ~std::uint64_t{0});
+  CHECK(scan.missing(start, 3) == 7);
+  static_cast<void>(base[kPageBytes]);  // the shared page of zeros
+  for (const unsigned page : {0u, 5u, 63u, 64u}) base[page * kPageBytes] = std::byte{1};
+  CHECK(scan.missing(start, kPages) == ~(std::uint64_t{1} << 63 | 0b100011));
+  CHECK(scan.missing(start + 2 * kPageBytes, 3) == 7);
+  CHECK(scan.missing(start + 5 * kPageBytes, 1) == 0);
+  ::munmap(start, kPages * kPageBytes);
+}
+
 TEST_CASE("G18 G15 three times the budget stays right in RAM and in files", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child([] { return keeps_contents(nullptr, Codec::lz4); }) == 0);
@@ -325,6 +388,11 @@ TEST_CASE("Forked children and their children see every byte and serve themselve
 TEST_CASE("A signal handler may touch cold memory while its thread frees", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child(signals_while_freeing) == 0);
+}
+
+TEST_CASE("A staged page that has no memory reads as zero and keeps nobody waiting", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child(staged_without_memory) == 0);
 }
 
 TEST_CASE("System calls work on memory that is out", "[paging]") {

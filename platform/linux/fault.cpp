@@ -41,7 +41,7 @@ struct ScanRun {
   std::uint64_t start, end, categories;
 };
 constexpr unsigned long kScan = _IOWR('f', 16, ScanRequest);
-constexpr std::uint64_t kIsPresent = 1u << 3, kIsZeroPage = 1u << 5;
+constexpr std::uint64_t kIsPresent = 1u << 3, kIsSwapped = 1u << 4, kIsZeroPage = 1u << 5;
 
 constexpr int kAdvicePopulateWrite = 23, kAdviceCold = 20, kAdvicePageout = 21;
 std::uint64_t word(const void* address) { return reinterpret_cast<std::uintptr_t>(address); }
@@ -202,6 +202,29 @@ int PageScan::present(const Run& range, std::span<Run> runs, std::uintptr_t* sca
   *scanned = request.walk_end;
   for (int i = 0; i < result; ++i) runs[static_cast<unsigned>(i)] = {found[i].start, found[i].end};
   return result;
+}
+
+std::uint64_t PageScan::missing(const void* base, unsigned count) const noexcept {
+  constexpr unsigned kMax = 64;
+  const std::size_t page_size = page_bytes();
+  ScanRun found[kMax / 2 + 1];  // runs do not touch each other
+  ScanRequest request = {};
+  request.size = sizeof request;
+  request.start = word(base);
+  request.end = request.start + (count < kMax ? count : kMax) * page_size;
+  request.vec = word(found);
+  request.vec_len = kMax / 2 + 1;
+  request.category_mask = request.category_inverted = kIsPresent | kIsSwapped;  // neither of them
+  request.return_mask = kIsPresent;
+  const ErrnoScope errno_scope;
+  const int result = ::ioctl(descriptor_, kScan, &request);
+  std::uint64_t mask = 0;
+  for (int i = 0; i < result; ++i) {
+    for (std::uint64_t at = found[i].start; at < found[i].end; at += page_size) {
+      mask |= std::uint64_t{1} << (at - request.start) / page_size;
+    }
+  }
+  return mask;
 }
 
 bool ResidentMeter::open() noexcept {

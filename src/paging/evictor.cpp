@@ -299,10 +299,10 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
 
 // One staged page: into the compressed tier, or into the batch for the files. Lock of the group held. False:
 // it stays staged because nothing takes it.
-bool Evictor::put_away_page(std::uint64_t page) noexcept {
+bool Evictor::put_away_page(std::uint64_t page, bool is_missing) noexcept {
   const std::byte* contents = pager.staged(page);
   const PageTable& table = pager.table;
-  if (is_zero(contents)) {
+  if (is_missing || is_zero(contents)) {
     table.set(page, PageWord::of(PageState::zero));
     return true;
   }
@@ -354,11 +354,14 @@ unsigned Evictor::put_away(std::uint64_t group) noexcept {
   record.queues &= static_cast<std::uint8_t>(~kInStageQueue);
   std::uint32_t gone = 0;
   bool is_left = false;
+  // A page that was purged before it could move left nothing. Reading it would need a fault server, and they
+  // may all wait for the lock that we hold.
+  const std::uint64_t missing = pager.scan.missing(pager.staged(first_page(group)), kGroupPages);
   for (unsigned i = 0; i < kGroupPages; ++i) {
     const std::uint64_t page = first_page(group) + i;
     const PageWord word = table.get(page);
     if (word.state() != PageState::staged || word.is(PageWord::kBusy)) continue;
-    if (put_away_page(page)) {
+    if (put_away_page(page, (missing >> i & 1) != 0)) {
       gone |= 1u << i;
       ++freed;
     } else {

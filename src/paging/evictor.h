@@ -65,7 +65,7 @@ class Evictor {
   unsigned put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,
                            std::uint16_t minimum_age) noexcept;
   unsigned put_away(std::uint64_t group) noexcept;
-  [[nodiscard]] bool put_away_page(std::uint64_t page) noexcept;
+  [[nodiscard]] bool put_away_page(std::uint64_t page, bool is_missing) noexcept;
   unsigned finish_batch() noexcept;
   [[nodiscard]] bool finish_page(const BatchPage& item, Handle written) noexcept;
   void add_cold(std::uint64_t group) noexcept;

@@ -158,7 +158,9 @@ void take_event(const os::FaultEvent& event, bool is_alone, Server& server) noex
   if (event.kind != os::FaultEvent::Kind::page_fault) return;
   auto* address = reinterpret_cast<std::byte*>(event.address);
   if (!pager.table.contains(address)) {
-    // The staging area or a beacon: nobody but us looks there, and what is missing there is empty.
+    // A beacon: nobody but us looks there, and what is missing there is empty. In the staging area nobody
+    // reads what is missing: the reader would hold the lock of a group that each fault server may be waiting
+    // for.
     if (pager.faults.zero(address, kPageBytes) != 0) pager.faults.wake(address, kPageBytes);
     return;
   }

@@ -46,8 +46,9 @@ unsigned window_for(std::uint64_t page) noexcept {
 }
 
 // A staged page moves back; where it is shared with a forked child it is copied, and the staged one stays for
-// a while.
-PageIn take_back(std::uint64_t page, PageWord word) noexcept {
+// a while. One that was purged between the evictor's look and its move left nothing there, which means zeros:
+// whoever reads it there waits for a fault server, and would do so with the lock of the group.
+PageIn take_back(std::uint64_t page, PageWord word, bool is_write) noexcept {
   std::byte* const address = pager.table.address_of(page);
   const long moved = pager.faults.move(address, pager.staged(page), kPageBytes);
   if (moved == -EAGAIN) return PageIn::later;
@@ -55,6 +56,8 @@ PageIn take_back(std::uint64_t page, PageWord word) noexcept {
   if (moved == -EEXIST) {
     pager.faults.wake(address, kPageBytes);
     is_left = true;
+  } else if (moved == -ENOENT) {
+    if (!fill_with_zeros(page, is_write)) return PageIn::later;
   } else if (moved != static_cast<long>(kPageBytes)) {
     const int error = put_in_place(page, pager.staged(page));
     if (error == -EAGAIN) return PageIn::later;
@@ -120,7 +123,7 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
       leave_out(page, word, PageWord::resident(kChancesExpanded));
       return PageIn::done;
     case PageState::staged:
-      return take_back(page, word);
+      return take_back(page, word, is_write);
     case PageState::stored:
       break;
   }
@@ -158,7 +161,10 @@ void copy_contents(std::uint64_t page, PageWord word, std::byte* to, Scratch& sc
       std::memset(to, 0, kPageBytes);
       return;
     case PageState::staged:
-      std::memcpy(to, pager.staged(page), kPageBytes);
+      if (pager.scan.missing(pager.staged(page), 1) != 0)
+        std::memset(to, 0, kPageBytes);
+      else
+        std::memcpy(to, pager.staged(page), kPageBytes);
       return;
     case PageState::stored:
       break;
