@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "platform/linux/system.h"
+#include "platform/service.h"
 #include "src/base/bits.h"
 #include "src/base/check.h"
 #include "src/base/text.h"
@@ -30,7 +31,7 @@ void panic(const char* file, int line, const char* condition) noexcept {
   Text text(buffer);
   text.append("glebe: internal error: ").append(condition).append(" at ").append(file).append(":");
   text.append_signed(line).append("\n");
-  os::write_error(text.c_str(), text.size());
+  os::write_error_of_program(text.c_str(), text.size());
   os::abort_process();
 }
 

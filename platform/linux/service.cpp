@@ -73,6 +73,24 @@ union ControlBuffer {
   char bytes[CMSG_SPACE(kPassedMax * sizeof(int))];
 };
 
+// Whether some threads of this process, or of one that forked it, have a table of descriptors of their own.
+constinit std::atomic<bool> has_private_descriptors{false};
+
+// A descriptor of the program's standard error in this thread's table, or -1. Not kept open: whoever reads
+// the other end of a pipe waits for its last writer.
+int open_error_of_program() noexcept {
+  constexpr long kPidfdOpen = 434, kPidfdGetfd = 438;  // Linux 5.3 and 5.6
+  // By the process, which means the table of its first thread. The same open file: what the program writes
+  // after our message goes behind it and not over it.
+  const auto process = static_cast<int>(::syscall(kPidfdOpen, ::getpid(), 0u));
+  if (process >= 0) {
+    const auto file = static_cast<int>(::syscall(kPidfdGetfd, process, STDERR_FILENO, 0u));
+    ::close(process);
+    if (file >= 0) return file;
+  }
+  return ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC);
+}
+
 }  // namespace
 
 bool start_service_thread(void (*run)(void* argument), void* argument, const char* name) noexcept {
@@ -97,6 +115,7 @@ bool start_service_thread(void (*run)(void* argument), void* argument, const cha
 bool take_private_descriptors() noexcept {
   const ErrnoScope errno_scope;
   if (::unshare(CLONE_FILES) != 0) return false;
+  has_private_descriptors.store(true, std::memory_order_relaxed);
   constexpr unsigned kCloseRange = 436;  // SYS_close_range, Linux 5.9
   if (::syscall(kCloseRange, 0u, ~0u, 0u) == 0) return true;
   for (int i = 0; i < 65536; ++i) ::close(i);
@@ -279,9 +298,8 @@ void clear_event(int event) noexcept {
 
 void write_error_of_program(const char* text, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  // /proc/self/fd is the table of the program's first thread, whichever table this thread has. Not kept open:
-  // whoever reads the other end of a pipe waits for its last writer.
-  const int file = ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (!has_private_descriptors.load(std::memory_order_relaxed)) return write_error(text, size_bytes);
+  const int file = open_error_of_program();
   if (file < 0) return write_error(text, size_bytes);
   static_cast<void>(!::write(file, text, size_bytes));
   ::close(file);
