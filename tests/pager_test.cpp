@@ -183,6 +183,34 @@ int forks() {
   return wrong_words(blocks) == 0 ? 0 : 3;
 }
 
+// Forks while another thread has pages read from files and others written. What is under way then is under
+// way nowhere in the child, and what the parent keeps for the child is kept by nobody there.
+int forks_during_reads(const char* directory) {
+  if (begin(kBudget, directory) != PagerMode::uffd) return 1;
+  const std::vector<Block> blocks = make_blocks(3 * kBudget);
+  if (!eventually([] { return pager_stats().file_bytes > 4 * kMiB; })) return 2;
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    while (!stop.load()) static_cast<void>(wrong_words(blocks, 5));
+  });
+  int failed = 0;
+  for (int round = 0; round < 8 && failed == 0; ++round) {
+    const int status = in_child([&] {
+      if (wrong_words(blocks) != 0) return 2;
+      const auto is_settled = [&] {
+        return std::none_of(blocks.begin(), blocks.end(), [](const Block& block) {
+          return pager.table.get(pager.table.page_of(block.words)).is(PageWord::kJournaled);
+        });
+      };
+      return eventually(is_settled) ? 0 : 3;
+    });
+    if (status != 0) failed = 10 + status;
+  }
+  stop = true;
+  reader.join();
+  return failed;
+}
+
 // A handler that touches cold memory, while the thread that it interrupts frees and purges.
 const std::vector<Block>* touched_blocks = nullptr;
 std::atomic<std::size_t> handler_calls{0}, handler_wrong{0};
@@ -333,12 +361,18 @@ TEST_CASE("The journal finds what a page held at a fork, and lets go in order of
   CHECK(journal.find(11, 2, &old));
   CHECK_FALSE(journal.find(12, 1, &old));
   JournalEntry entry;
-  CHECK_FALSE(journal.pop(1019, 20, &entry));
-  REQUIRE(journal.pop(1020, 20, &entry));
+  CHECK_FALSE(journal.oldest(1019, 20, &entry));
+  REQUIRE(journal.oldest(1020, 20, &entry));
   CHECK(entry.page == 10);
-  CHECK_FALSE(journal.pop(1029, 20, &entry));
-  REQUIRE(journal.pop(1030, 20, &entry));
+  journal.pop();
+  CHECK_FALSE(journal.oldest(1029, 20, &entry));
+  REQUIRE(journal.oldest(1030, 20, &entry));
   CHECK(entry.page == 11);
+  CHECK_FALSE(journal.is_empty());
+  journal.append(12, PageWord::of(PageState::staged), 3, 1040);
+  std::vector<std::uint64_t> kept;
+  journal.reset_in_child([&kept](std::uint64_t page) { kept.push_back(page); });
+  CHECK(kept == std::vector<std::uint64_t>{11, 12});
   CHECK(journal.is_empty());
 }
 
@@ -383,6 +417,11 @@ TEST_CASE("G15 mut-A13 writers on four threads lose nothing to page-outs", "[pag
 TEST_CASE("Forked children and their children see every byte and serve themselves", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child(forks) == 0);
+}
+
+TEST_CASE("A child does not wait for reads and writes that its parent had under way", "[paging]") {
+  if (!may_page()) return;
+  CHECK(in_child([] { return forks_during_reads("/var/tmp"); }) == 0);
 }
 
 TEST_CASE("A signal handler may touch cold memory while its thread frees", "[paging]") {

@@ -29,6 +29,9 @@ namespace {
 constexpr std::uint8_t kInStageQueue = 1, kInColdQueue = 2;
 constexpr std::uint32_t kJournalAgeMs = 20;
 
+// The one of this process; in a forked child until it starts its own, a copy of its parent's.
+constinit Evictor* evictor = nullptr;
+
 // A staged page that nothing takes goes back, to be tried again after the clock hand passed some times.
 void give_up(std::uint64_t page) noexcept {
   if (pager.faults.move(pager.table.address_of(page), pager.staged(page), kPageBytes) !=
@@ -543,7 +546,7 @@ void Evictor::run() noexcept {
 void settle_journal(std::uint32_t now_ms) noexcept {
   if (pager.is_child_unclaimed()) return;
   JournalEntry entry;
-  while (pager.journal.pop(now_ms, kJournalAgeMs, &entry)) {
+  while (pager.journal.oldest(now_ms, kJournalAgeMs, &entry)) {
     GroupLock hold(pager.table, entry.page / kGroupPages);
     if (entry.old.state() == PageState::staged) {
       static_cast<void>(os::purge(pager.staged(entry.page), kPageBytes));
@@ -552,14 +555,24 @@ void settle_journal(std::uint32_t now_ms) noexcept {
       pager.store(entry.old.store()).drop(entry.old.handle());
     }
     pager.table.set(entry.page, pager.table.get(entry.page).without(PageWord::kJournaled));
+    pager.journal.pop();
   }
+}
+
+void Evictor::forget_batch() const noexcept {
+  // All that ever were in a batch, not only those that are: clearing a bit that is not there does no harm.
+  for (const BatchPage& item : batch_pages_) forget_busy_in_child(item.page);
+}
+
+void forget_batch_in_child() noexcept {
+  if (evictor != nullptr) evictor->forget_batch();
 }
 
 bool start_evictor() noexcept {
   const std::size_t bytes = align_up(sizeof(Evictor), os::page_bytes());
   void* memory = os::reserve(bytes, os::page_bytes());
   if (memory == nullptr || !os::commit(memory, bytes)) return false;
-  auto* evictor = new (memory) Evictor;
+  evictor = new (memory) Evictor;
   if (!evictor->open()) return false;
   return os::start_service_thread(
       [](void* started) {

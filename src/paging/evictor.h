@@ -32,6 +32,8 @@ class Evictor {
  public:
   [[nodiscard]] bool open() noexcept;
   void run() noexcept;  // never returns
+  // In a child that copied this one: the pages that were on their way to a file there are not here.
+  void forget_batch() const noexcept;
 
  private:
   static constexpr unsigned kChancesRefused = 3;

@@ -68,6 +68,14 @@ class FaultQueue {
     os::Lock hold(lock_);
     return count_ == 0;
   }
+  // Calls visit(page) for each fault that waits or that was taken out lately.
+  template <class Visit>
+  void visit_in_child(Visit visit) const noexcept {
+    constexpr unsigned kTaken = 64;
+    static_assert(kTaken < kQueueMax);
+    const unsigned visited = count_ + kTaken < kQueueMax ? count_ + kTaken : kQueueMax;
+    for (unsigned i = 0; i < visited; ++i) visit(faults_[(first_ + kQueueMax - kTaken + i) % kQueueMax].page);
+  }
   void reset_in_child() noexcept {
     lock_.reset_in_child();
     first_ = count_ = 0;
@@ -113,10 +121,11 @@ bool answer_locked(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
   if (word.state() == PageState::stored && Store::is_on_file(word.handle())) {
     if (word.is(PageWord::kBusy)) return true;  // a disk reader is at it and wakes everybody
     fault.old = word.with(PageWord::kBusy);
+    if (!disk_queue.push(fault)) return false;  // later
+    // After the push, so that a child that sees the bit finds the page in the queue. The reader waits for our
+    // lock before it looks at the word.
     table.set(fault.page, fault.old);
-    if (disk_queue.push(fault)) return true;
-    table.set(fault.page, word);
-    return false;  // later
+    return true;
   }
   const PageIn result = page_in(fault.page, fault.is_write, scratch, buffer);
   if (result == PageIn::later) return false;
@@ -227,6 +236,9 @@ bool finish_read(Server& server, const Fault& fault, GetResult result) noexcept 
   return true;
 }
 
+// What the disk readers are at: page + 1, or 0.
+constinit std::atomic<std::uint64_t> reading[kDiskReaders] = {};
+
 // Reads one page from its file, without the lock.
 void read_from_disk(Server& server, const Fault& fault) noexcept {
   const GetResult result =
@@ -235,20 +247,30 @@ void read_from_disk(Server& server, const Fault& fault) noexcept {
   note_answered(fault);
 }
 
-void run_disk_reader(void*) noexcept {
+void run_disk_reader(void* reading_argument) noexcept {
+  auto& own_reading = *static_cast<std::atomic<std::uint64_t>*>(reading_argument);
   wait_at_gate();
   Server* server = make_server();
   CHECK(server != nullptr);
   for (;;) {
     Fault fault;
     disk_queue.wait(&fault);
+    own_reading.store(fault.page + 1, std::memory_order_release);
     read_from_disk(*server, fault);
+    own_reading.store(0, std::memory_order_release);
   }
 }
 
 bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) noexcept {
   for (unsigned i = 0; i < thread_count; ++i) {
     if (!os::start_service_thread(run, nullptr, name)) return false;
+  }
+  return true;
+}
+
+bool start_disk_readers() noexcept {
+  for (std::atomic<std::uint64_t>& own_reading : reading) {
+    if (!os::start_service_thread(run_disk_reader, &own_reading, "glebe-disk")) return false;
   }
   return true;
 }
@@ -262,8 +284,15 @@ bool start_fault_servers() noexcept {
   // At least one, for what the listener must not wait for.
   if (helpers < 1) helpers = 1;
   return start_threads(run_helper, helpers, "glebe-help") && start_threads(run_brake, 1, "glebe-brake") &&
-         start_threads(run_disk_reader, kDiskReaders, "glebe-disk") &&
-         start_threads(run_listener, 1, "glebe-fault");
+         start_disk_readers() && start_threads(run_listener, 1, "glebe-fault");
+}
+
+void forget_reads_in_child() noexcept {
+  disk_queue.visit_in_child(forget_busy_in_child);
+  for (std::atomic<std::uint64_t>& page : reading) {
+    const std::uint64_t page_and_one = page.exchange(0, std::memory_order_relaxed);
+    if (page_and_one != 0) forget_busy_in_child(page_and_one - 1);
+  }
 }
 
 void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept {

@@ -4,12 +4,6 @@
 #include "src/base/check.h"
 
 namespace glebe::paging {
-namespace {
-
-// One entry per page that is out while an unclaimed child lives: enough for 256 GiB.
-constexpr std::uint64_t kCapacity = std::uint64_t{1} << 26;
-
-}  // namespace
 
 bool Journal::open() noexcept {
   constexpr std::size_t kBytes = kCapacity * sizeof(JournalEntry);
@@ -31,16 +25,21 @@ void Journal::append(std::uint64_t page, PageWord old, std::uint32_t sequence,
   count_.store(tail_ - head_, std::memory_order_relaxed);
 }
 
-bool Journal::pop(std::uint32_t now_ms, std::uint32_t age_ms, JournalEntry* entry) noexcept {
+bool Journal::oldest(std::uint32_t now_ms, std::uint32_t age_ms, JournalEntry* entry) noexcept {
   os::Lock hold(lock_);
   if (head_ == tail_) return false;
-  const JournalEntry& oldest = ring_[head_ % kCapacity];
-  if (static_cast<std::int32_t>(now_ms - oldest.time_ms) < static_cast<std::int32_t>(age_ms)) return false;
-  *entry = oldest;
+  const JournalEntry& first = ring_[head_ % kCapacity];
+  if (static_cast<std::int32_t>(now_ms - first.time_ms) < static_cast<std::int32_t>(age_ms)) return false;
+  *entry = first;
+  return true;
+}
+
+void Journal::pop() noexcept {
+  os::Lock hold(lock_);
+  CHECK(head_ != tail_);
   ++head_;
   count_.store(tail_ - head_, std::memory_order_relaxed);
   if (head_ == tail_) head_ = tail_ = 0;  // stays in the first pages of the ring
-  return true;
 }
 
 bool Journal::find(std::uint64_t page, std::uint32_t sequence, PageWord* old) noexcept {
@@ -54,7 +53,7 @@ bool Journal::find(std::uint64_t page, std::uint32_t sequence, PageWord* old) no
   return false;
 }
 
-void Journal::reset_in_child() noexcept {
+void Journal::forget_in_child() noexcept {
   lock_.reset_in_child();
   head_ = tail_ = 0;
   count_.store(0, std::memory_order_relaxed);

@@ -25,16 +25,28 @@ class Journal {
 
   void append(std::uint64_t page, PageWord old, std::uint32_t sequence, std::uint32_t now_ms) noexcept;
 
-  // Takes out the oldest entry when it is at least age_ms old.
-  [[nodiscard]] bool pop(std::uint32_t now_ms, std::uint32_t age_ms, JournalEntry* entry) noexcept;
+  // The oldest entry, when it is at least age_ms old. It stays until pop(), which comes after the page has
+  // lost its bit: so a child that is forked in between finds each page that has the bit in its journal. Both
+  // are for one thread.
+  [[nodiscard]] bool oldest(std::uint32_t now_ms, std::uint32_t age_ms, JournalEntry* entry) noexcept;
+  void pop() noexcept;
 
   // The word that the page had at the fork `sequence`, if it changed since.
   [[nodiscard]] bool find(std::uint64_t page, std::uint32_t sequence, PageWord* old) noexcept;
 
   [[nodiscard]] bool is_empty() const noexcept { return count_.load(std::memory_order_relaxed) == 0; }
-  void reset_in_child() noexcept;
+  // In a forked child, of which nobody depends: calls visit(page) for each entry and forgets them all.
+  template <class Visit>
+  void reset_in_child(Visit visit) noexcept {
+    for (std::uint64_t i = head_; i != tail_; ++i) visit(ring_[i % kCapacity].page);
+    forget_in_child();
+  }
 
  private:
+  // One entry per page that is out while an unclaimed child lives: enough for 256 GiB.
+  static constexpr std::uint64_t kCapacity = std::uint64_t{1} << 26;
+  void forget_in_child() noexcept;
+
   os::Mutex lock_;
   JournalEntry* ring_ = nullptr;
   std::uint64_t head_ = 0;  // the oldest

@@ -286,10 +286,16 @@ void leave_out(std::uint64_t page, PageWord old, PageWord next) noexcept {
   const bool is_left =
       old.is(PageWord::kBusy) && old.state() == PageState::stored && Store::is_on_file(old.handle());
   if (old.state() == PageState::zero || is_left) return pager.table.set(page, next);
-  pager.table.set(page, next.with(PageWord::kJournaled));
+  // The entry first: a child that sees the bit finds the entry too.
   pager.journal.append(page, old.without(PageWord::kBusy),
                        pager.fork_sequence.load(std::memory_order_relaxed),
                        static_cast<std::uint32_t>(os::clock_coarse_ms()));
+  pager.table.set(page, next.with(PageWord::kJournaled));
+}
+
+void forget_busy_in_child(std::uint64_t page) noexcept {
+  const PageWord word = pager.table.get(page);
+  if (word.is(PageWord::kBusy)) pager.table.set(page, word.without(PageWord::kBusy));
 }
 
 PagerStats pager_stats() noexcept {

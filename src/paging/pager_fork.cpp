@@ -373,7 +373,10 @@ void touch_everything() noexcept {
 void after_fork_in_child() noexcept {
   if (pager_mode() != PagerMode::uffd) return;
   pager.table.free_locks_in_child();
-  pager.journal.reset_in_child();
+  pager.journal.reset_in_child(
+      [](std::uint64_t page) { pager.table.set(page, pager.table.get(page).without(PageWord::kJournaled)); });
+  forget_reads_in_child();
+  forget_batch_in_child();
   children.lock.reset_in_child();
   children.lease_lock.reset_in_child();
   for (Child& child : children.list) child = {};

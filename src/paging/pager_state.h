@@ -96,6 +96,12 @@ void wait_at_gate() noexcept;
 
 [[nodiscard]] bool start_fault_servers() noexcept;
 
+// What was under way in the parent when it forked is under way nowhere in the child: words that say that a
+// page is busy are put right before the child serves itself. By the only thread that the child has.
+void forget_busy_in_child(std::uint64_t page) noexcept;
+void forget_reads_in_child() noexcept;  // fault_server.cpp
+void forget_batch_in_child() noexcept;  // evictor.cpp
+
 // evictor.cpp
 [[nodiscard]] bool start_evictor() noexcept;
 
