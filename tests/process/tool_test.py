@@ -206,7 +206,8 @@ def signals(results, tool):
 def saved(results, tool):
     """What was saved while the program ran is told although its memory is free again at its end."""
     path = os.path.join(tool.work, 'saved.json')
-    hold = 'x = [b"%060d" % i * 1000 for i in range(1700)]; import time; time.sleep(2); del x; time.sleep(0.3)'
+    hold = 'x = [b"%060d" % i * 1000 for i in range(1700)]; import time; time.sleep(2); del x; ' \
+           'time.sleep(0.3)'
     outcome = tool.run('--memory', '24M', '--json', path, '--', tool.python, '-c', hold,
                        extra={'PYTHONMALLOC': 'malloc'})
     with open(path, encoding='utf-8') as file:
