@@ -34,7 +34,8 @@ struct ProcessMemory {
 [[nodiscard]] ProcessMemory process_memory() noexcept;
 
 // Limits that bound us, in bytes; SIZE_MAX when there is none. address_space is RLIMIT_AS; memory is the
-// smallest limit of the memory control groups above this process (v1 and v2), or of the job object.
+// smallest limit of the memory control groups above this process (v1 and v2, memory.high counts too), or of
+// the job object.
 struct MemoryLimits {
   std::size_t address_space, memory, physical;
   bool strict_overcommit;  // vm.overcommit_memory=2: committed bytes are charged in full

@@ -76,6 +76,8 @@ void write_error_of_program(const char* text, std::size_t size_bytes) noexcept;
 [[nodiscard]] std::uint64_t parent_process_id() noexcept;
 
 void close_descriptor(int descriptor) noexcept;
+// Another descriptor of the same open file, the caller's to close, or -1.
+[[nodiscard]] int duplicate_descriptor(int descriptor) noexcept;
 // Makes `descriptor` known as number `number` and closes it. False: the system refused; nothing changed.
 [[nodiscard]] bool move_descriptor(int descriptor, int number) noexcept;
 

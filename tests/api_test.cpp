@@ -19,6 +19,7 @@
 
 namespace {
 
+using glebe::api::kShareBit;
 using glebe::api::Options;
 using glebe::api::parse_options;
 
@@ -124,6 +125,38 @@ TEST_CASE("options: what is unknown or malformed is reported, with its place, an
   CHECK(parsed.problems[0].position == 8);
   CHECK(parsed.options.debug == 1);
   CHECK(parsed.options.stats == 1);
+}
+
+TEST_CASE("options: a budget is a size or a percentage with up to four decimals", "[api]") {
+  const auto memory = [](const char* text) { return parse_options(text).options.memory; };
+  CHECK(memory("memory=512M") == 512 * kMiB);
+  CHECK(memory("memory=50%") == (kShareBit | 500'000));
+  CHECK(memory("memory=100%") == (kShareBit | 1'000'000));
+  CHECK(memory("memory=12.5%") == (kShareBit | 125'000));
+  CHECK(memory("memory=0.0001%") == (kShareBit | 1));
+  CHECK(memory("memory=7.0625%") == (kShareBit | 70'625));
+  for (const char* text : {"memory=0%", "memory=0.0%", "memory=101%", "memory=100.0001%"}) {
+    INFO(text);
+    CHECK(problem_of(text) == "a percentage lies above 0 and is at most 100");
+    CHECK(memory(text) == 0);
+  }
+  CHECK(problem_of("memory=1.00001%") == "a percentage has at most four decimals");
+  CHECK(problem_of("memory=%") == "a number is missing");
+  CHECK(problem_of("memory=5.%") == "a number is missing");
+  CHECK(problem_of("memory=.5%") == "a number is missing");
+  CHECK(problem_of("memory=-5%") == "not a decimal number");
+  CHECK(problem_of("memory=5%%") == "not a decimal number");
+  CHECK(problem_of("memory=4194303") == "the value is below the lowest allowed");
+  CHECK(problem_of("reserve=50%") == "not a decimal number");  // only a budget is a share of something
+}
+
+TEST_CASE("options: the orders of victims are words", "[api]") {
+  CHECK(parse_options("").options.page_victim == 1);
+  const char* const words[] = {"lru", "clock", "s3fifo", "fifo", "oldest", "largest"};
+  for (std::size_t i = 0; i < 6; ++i) {
+    CHECK(parse_options(std::string("page_victim=") + words[i]).options.page_victim == i);
+  }
+  CHECK(problem_of("page_victim=random") == "the value is none of lru, clock, s3fifo, fifo, oldest, largest");
 }
 
 TEST_CASE("options: values outside of the limits are refused", "[api]") {

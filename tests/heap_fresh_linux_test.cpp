@@ -93,6 +93,30 @@ TEST_CASE("fresh start costs", "[.fresh]") {
   pass();
 }
 
+TEST_CASE("V5 the option reserve bounds chunks, and large slots by the same again", "[heap]") {
+  REQUIRE(run_fresh("fresh reserve") == kPassed);
+}
+TEST_CASE("fresh reserve", "[.fresh]") {
+  vm::requested_chunk_space_bytes = 2 * kGiB;
+  REQUIRE(vm::ensure_primary());
+  const vm::Region& region = vm::regions[0];
+  REQUIRE(std::size_t{region.chunk_count} * vm::kChunkBytes == 2 * kGiB);
+  REQUIRE(region.large.base != nullptr);
+  REQUIRE(region.large.size_bytes() <= 2 * kGiB);
+  REQUIRE(region.large.size_bytes() > kGiB / 2);
+  REQUIRE(vm::ledger.reserved_bytes.load() < 5 * kGiB);
+  // One more than there are slots for: the last ones have reservations of their own.
+  std::vector<std::byte*> blocks;
+  for (unsigned i = 0; i < 20; ++i) {
+    blocks.push_back(static_cast<std::byte*>(allocate(60 * kMiB)));
+    REQUIRE(blocks.back() != nullptr);
+    blocks.back()[0] = blocks.back()[60 * kMiB - 1] = std::byte{1};
+  }
+  for (std::byte* block : blocks) release(block);
+  REQUIRE(validate());
+  pass();
+}
+
 TEST_CASE("P3 P8 V2 a small address space grows by regions, is exhausted and serves again", "[heap]") {
   REQUIRE(run_fresh("fresh small regions") == kPassed);
 }

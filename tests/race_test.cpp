@@ -17,9 +17,10 @@ using namespace glebe::heap;
 
 namespace {
 
-// The sanitizer's address space has no room for the reservation that is made by default.
+// A sanitizer's shadow leaves no room for the reservation that is made by default, nor for the pager's second
+// one as long as it. Before the first test of any file: the region is reserved once.
 [[maybe_unused]] const bool is_prepared = [] {
-  if (kThreadSanitizer) vm::requested_chunk_space_bytes = 4 * kGiB;
+  if (kThreadSanitizer || kAddressSanitizer) vm::requested_chunk_space_bytes = 16 * kGiB;
   return true;
 }();
 

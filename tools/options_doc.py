@@ -7,7 +7,7 @@ import textwrap
 
 UNITS = {'kKiB': 1 << 10, 'kMiB': 1 << 20, 'kGiB': 1 << 30, 'kTiB': 1 << 40}
 WORDS = {'misuse': ['abort', 'warn', 'ignore'], 'paging': ['off', 'auto', 'uffd', 'kernel'],
-         'codec': ['lz4', 'zstd']}
+         'codec': ['lz4', 'zstd'], 'victim': ['lru', 'clock', 's3fifo', 'fifo', 'oldest', 'largest']}
 ENTRY = re.compile(r'^OPTION\((\w+), (\w+), ([^,]+), ([^,]+), ([^,]+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\)', re.M)
 
 INTRODUCTION = '''\
@@ -43,7 +43,7 @@ def number(expression):
 def shown(kind, value):
     if kind in WORDS:
         return WORDS[kind][value]
-    if kind == 'size':
+    if kind in ('size', 'budget'):
         for shift, unit in ((40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')):
             if value >= 1 << shift and value % (1 << shift) == 0:
                 return f'{value >> shift}{unit}'
@@ -69,6 +69,8 @@ def document(entries):
         if kind in WORDS:
             limits = ', '.join(WORDS[kind])
             kind = 'word'
+        elif kind == 'budget':
+            kind, limits = 'size or percentage', limits + ', or above 0% to 100%'
         elif kind == 'text':
             default, limits = 'not set', 'any, without a comma'
         lines.append(f'| `{name}` | {kind} | {default} | {limits} |\n')

@@ -198,6 +198,8 @@ typedef struct glebe_stats {
   uint64_t paging_store_errors;
   uint64_t paging_stall_p50_ns;
   uint64_t paging_stall_p99_ns;
+  uint64_t paging_saved_peak_bytes;
+  uint64_t paging_saved_average_bytes;
 } glebe_stats;
 
 // Fills the fields that fit in stats->struct_bytes and keeps that number. Returns 0, or -1 and errno EINVAL
@@ -218,7 +220,8 @@ GLEBE_API void glebe_stats_print(void);
 GLEBE_API const char* glebe_option_name(size_t index);
 
 // Stores the value in force: a flag as 0 or 1, on_misuse as 0 abort, 1 warn, 2 ignore, times in milliseconds,
-// sizes in bytes. Returns 0, or -1 and errno EINVAL when there is no such option.
+// sizes in bytes; a size that was given as a percentage as 2^63 plus the share in millionths. Returns 0, or
+// -1 and errno EINVAL when there is no such option.
 GLEBE_API int glebe_option_get(const char* name, uint64_t* value);
 
 #if defined(__cplusplus)

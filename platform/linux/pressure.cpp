@@ -3,13 +3,12 @@
 
 #include <cstring>
 
+#include "platform/linux/memory_group.h"
 #include "platform/linux/system.h"
 #include "src/base/bits.h"
 
 namespace glebe::os {
 namespace {
-
-constexpr std::size_t kPathMax = 512;
 
 std::size_t meminfo_bytes(const char* text, const char* key) noexcept {
   const char* at = std::strstr(text, key);
@@ -36,76 +35,17 @@ std::uint32_t stalled_share(const char* text) noexcept {
   return static_cast<std::uint32_t>(whole * 10'000 + hundredths * 100);
 }
 
-// A folder of control groups, and a file in it by name.
-class GroupFolder {
- public:
-  // `line` is the part of /proc/self/cgroup behind the controllers, up to the end of its line.
-  GroupFolder(const char* mount, const char* line) noexcept {
-    const std::size_t mount_length = std::strlen(mount);
-    const char* end = std::strchr(line, '\n');
-    const std::size_t length = end != nullptr ? static_cast<std::size_t>(end - line) : std::strlen(line);
-    if (mount_length + length + 64 > sizeof path_) return;
-    std::memcpy(path_, mount, mount_length);
-    std::memcpy(path_ + mount_length, line, length);
-    length_ = mount_length + length;
-    while (length_ > mount_length && path_[length_ - 1] == '/') --length_;
-    mount_length_ = mount_length;
-  }
-  // Inside a container the name may be the host's: then only the mount point answers.
-  std::size_t read(const char* file, char* to, std::size_t capacity) noexcept {
-    if (length_ == 0) return 0;
-    std::strcpy(path_ + length_, file);
-    std::size_t got = read_system_file(path_, to, capacity);
-    if (got == 0) {
-      char root[128];
-      if (mount_length_ + std::strlen(file) + 1 > sizeof root) return 0;
-      std::memcpy(root, path_, mount_length_);
-      std::strcpy(root + mount_length_, file);
-      got = read_system_file(root, to, capacity);
-    }
-    return got;
-  }
-  std::size_t number(const char* file) noexcept {
-    char text[64];
-    return read(file, text, sizeof text) != 0 ? parse_limit(text) : SIZE_MAX;
-  }
-
- private:
-  char path_[kPathMax] = {};
-  std::size_t length_ = 0, mount_length_ = 0;
-};
-
-// False: not this version.
-bool read_group(const char* groups, MemoryPressure& out) noexcept {
-  char text[256];
-  if (const char* line = std::strstr(groups, ":memory:"); line != nullptr) {
-    GroupFolder folder("/sys/fs/cgroup/memory", line + std::strlen(":memory:"));
-    const std::size_t used = folder.number("/memory.usage_in_bytes");
-    if (used == SIZE_MAX) return false;
-    out.group_used = used;
-    out.group_limit = folder.number("/memory.limit_in_bytes");
-    return true;
-  }
-  const char* line = std::strncmp(groups, "0::", 3) == 0 ? groups : std::strstr(groups, "\n0::");
-  if (line == nullptr) return false;
-  GroupFolder folder("/sys/fs/cgroup", std::strstr(line, "::") + 2);
-  const std::size_t used = folder.number("/memory.current");
-  if (used == SIZE_MAX) return false;
-  out.group_used = used;
-  const std::size_t high = folder.number("/memory.high"), max = folder.number("/memory.max");
-  out.group_limit = high < max ? high : max;
-  if (folder.read("/memory.pressure", text, sizeof text) != 0) out.stalled = stalled_share(text);
-  return true;
-}
-
 }  // namespace
 
 MemoryPressure memory_pressure() noexcept {
   const ErrnoScope errno_scope;
   MemoryPressure out = {};
-  out.group_limit = SIZE_MAX;
   char text[4 * kKiB];
-  if (read_system_file("/proc/self/cgroup", text, sizeof text) != 0) static_cast<void>(read_group(text, out));
+  MemoryGroup group;
+  const MemoryGroup::Usage usage = group.nearest();
+  out.group_used = usage.used;
+  out.group_limit = usage.limit;
+  if (group.pressure(text, sizeof text) != 0) out.stalled = stalled_share(text);
   if (read_system_file("/proc/meminfo", text, sizeof text) != 0) {
     out.machine_total = meminfo_bytes(text, "MemTotal:");
     out.machine_available = meminfo_bytes(text, "MemAvailable:");

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "platform/linux/memory_group.h"
 #include "platform/linux/system.h"
 #include "platform/service.h"
 #include "src/base/bits.h"
@@ -41,8 +42,7 @@ namespace glebe::os {
 namespace {
 
 constexpr int kMaxInterruptions = 1000;
-constexpr int kMaxWriteTries = 100;    // without progress; each waits for 10 ms at most
-constexpr std::size_t kPathMax = 512;  // of a control group, with its mount point
+constexpr int kMaxWriteTries = 100;  // without progress; each waits for 10 ms at most
 
 // The figure of a line "Key:   123 kB" of /proc/self/status, in bytes.
 std::size_t status_bytes(const char* status, const char* key) noexcept {
@@ -52,82 +52,6 @@ std::size_t status_bytes(const char* status, const char* key) noexcept {
   while (*at == ' ' || *at == '\t') ++at;
   const std::size_t kib = parse_limit(at);
   return kib == SIZE_MAX ? 0 : kib * kKiB;
-}
-
-// A file of one control group, and which line of /proc/self/cgroup names the group.
-struct GroupFile {
-  const char* mount;
-  const char* file;
-};
-constexpr GroupFile kGroupV2{"/sys/fs/cgroup", "/memory.max"};
-constexpr GroupFile kGroupHybrid{"/sys/fs/cgroup/unified", "/memory.max"};
-constexpr GroupFile kGroupV1{"/sys/fs/cgroup/memory", "/memory.limit_in_bytes"};
-
-// The smallest limit of the group `name` (length bytes, begins with '/') and of the groups above it. Inside a
-// container the name may be the one of the host: then only the root answers, which is the container's own
-// group.
-std::size_t group_limit(const GroupFile& group, const char* name, std::size_t length) noexcept {
-  const std::size_t mount_length = std::strlen(group.mount), file_length = std::strlen(group.file);
-  char path[kPathMax];
-  if (mount_length + length + file_length + 1 > sizeof path) length = 0;
-  std::memcpy(path, group.mount, mount_length);
-  std::memcpy(path + mount_length, name, length);
-  std::size_t limit = SIZE_MAX;
-  for (;;) {
-    while (length != 0 && path[mount_length + length - 1] == '/') --length;
-    std::memcpy(path + mount_length + length, group.file, file_length + 1);
-    char text[64];
-    const std::size_t value = read_system_file(path, text, sizeof text) != 0 ? parse_limit(text) : SIZE_MAX;
-    if (value < limit) limit = value;
-    if (length == 0) return limit;
-    while (length != 0 && path[mount_length + length - 1] != '/') --length;
-  }
-}
-
-// Whether `name` is one of the comma-separated words of [list, list + length).
-bool has_word(const char* list, std::size_t length, const char* name) noexcept {
-  const std::size_t name_length = std::strlen(name);
-  for (std::size_t begin = 0; begin <= length;) {
-    const void* comma = std::memchr(list + begin, ',', length - begin);
-    const std::size_t end =
-        comma != nullptr ? static_cast<std::size_t>(static_cast<const char*>(comma) - list) : length;
-    if (end - begin == name_length && std::memcmp(list + begin, name, name_length) == 0) return true;
-    begin = end + 1;
-  }
-  return false;
-}
-
-// The limit that one line "12:cpu,memory:/name" of /proc/self/cgroup stands for.
-std::size_t group_line_limit(const char* line, std::size_t length) noexcept {
-  const auto* first = static_cast<const char*>(std::memchr(line, ':', length));
-  if (first == nullptr) return SIZE_MAX;
-  const char* list = first + 1;
-  const auto rest = length - static_cast<std::size_t>(list - line);
-  const auto* second = static_cast<const char*>(std::memchr(list, ':', rest));
-  if (second == nullptr) return SIZE_MAX;
-  const auto list_length = static_cast<std::size_t>(second - list);
-  const char* name = second + 1;
-  const std::size_t name_length = rest - list_length - 1;
-  if (has_word(list, list_length, "memory")) return group_limit(kGroupV1, name, name_length);
-  if (list_length != 0) return SIZE_MAX;
-  const std::size_t unified = group_limit(kGroupV2, name, name_length);
-  const std::size_t hybrid = group_limit(kGroupHybrid, name, name_length);
-  return unified < hybrid ? unified : hybrid;
-}
-
-std::size_t group_memory_limit() noexcept {
-  char text[4 * kKiB];
-  const std::size_t length = read_system_file("/proc/self/cgroup", text, sizeof text);
-  std::size_t limit = SIZE_MAX;
-  for (std::size_t begin = 0; begin < length;) {
-    const void* newline = std::memchr(text + begin, '\n', length - begin);
-    const std::size_t end =
-        newline != nullptr ? static_cast<std::size_t>(static_cast<const char*>(newline) - text) : length;
-    const std::size_t value = group_line_limit(text + begin, end - begin);
-    if (value < limit) limit = value;
-    begin = end + 1;
-  }
-  return limit;
 }
 
 std::uint64_t clock_ns(clockid_t clock) noexcept {
@@ -236,7 +160,7 @@ std::size_t address_space_limit() noexcept {
 
 MemoryLimits memory_limits() noexcept {
   const ErrnoScope errno_scope;
-  MemoryLimits result{address_space_limit(), group_memory_limit(), SIZE_MAX, false};
+  MemoryLimits result{address_space_limit(), MemoryGroup().smallest_limit(), SIZE_MAX, false};
   struct sysinfo info {};
   if (::sysinfo(&info) == 0) result.physical = static_cast<std::size_t>(info.totalram) * info.mem_unit;
   char text[16];

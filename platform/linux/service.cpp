@@ -312,6 +312,11 @@ void close_descriptor(int descriptor) noexcept {
   if (descriptor >= 0) ::close(descriptor);
 }
 
+int duplicate_descriptor(int descriptor) noexcept {
+  const ErrnoScope errno_scope;
+  return ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+}
+
 bool move_descriptor(int descriptor, int number) noexcept {
   const ErrnoScope errno_scope;
   if (descriptor == number) return true;

@@ -1,6 +1,8 @@
 // Parsing GLEBE_OPTIONS and handing the settings down. The parser is a pure function over the text.
 #include "src/api/options.h"
 
+#include <iterator>
+
 #include "platform/process.h"
 #include "platform/thread.h"
 #include "src/base/text.h"
@@ -8,6 +10,7 @@
 #include "src/heap/misuse.h"
 #include "src/heap/reclaim.h"
 #include "src/paging/pager.h"
+#include "src/paging/policy.h"
 #include "src/vm/chunk.h"
 #include "src/vm/region.h"
 
@@ -29,6 +32,7 @@ constexpr OptionInfo kTable[] = {
 constexpr std::string_view kMisuseWords[] = {"abort", "warn", "ignore"};
 constexpr std::string_view kPagingWords[] = {"off", "auto", "uffd", "kernel"};
 constexpr std::string_view kCodecWords[] = {"lz4", "zstd"};
+constexpr std::string_view kVictimWords[] = {"lru", "clock", "s3fifo", "fifo", "oldest", "largest"};
 
 // The order of the words is the order of the actions.
 static_assert(static_cast<unsigned>(heap::MisuseAction::abort) == 0);
@@ -37,6 +41,9 @@ static_assert(static_cast<unsigned>(heap::MisuseAction::ignore) == 2);
 
 static_assert(static_cast<unsigned>(paging::PagerWish::kernel) == 3);
 static_assert(static_cast<unsigned>(paging::Codec::zstd) == 1);
+static_assert(std::size(kVictimWords) == paging::kVictimKinds);
+static_assert(static_cast<unsigned>(paging::VictimKind::clock) == 1);
+static_assert(static_cast<unsigned>(paging::VictimKind::largest) == 5);
 
 // Characters [begin, end) of the text. Unlike substr() it cannot throw, so that no C++ library is needed.
 constexpr std::string_view part(std::string_view text, std::size_t begin, std::size_t end) noexcept {
@@ -74,6 +81,29 @@ Value parse_size(std::string_view text) noexcept {
   return value;
 }
 
+// A size, or a percentage with up to four decimals.
+Value parse_budget(std::string_view text) noexcept {
+  if (text.empty() || text.back() != '%') return parse_size(text);
+  constexpr std::uint64_t kPercent = 10'000, kWhole = 100 * kPercent;
+  constexpr std::size_t kDecimals = 4;
+  constexpr const char* kProblem = "a percentage lies above 0 and is at most 100";
+  const std::size_t point = text.find('.'), end = text.size() - 1;
+  Value share = parse_number(part(text, 0, point < end ? point : end));
+  if (share.problem != nullptr) return share;
+  if (share.number > kWhole / kPercent) return {0, kProblem};
+  share.number *= kPercent;
+  if (point < end) {
+    const std::size_t decimals = end - point - 1;
+    if (decimals > kDecimals) return {0, "a percentage has at most four decimals"};
+    Value fraction = parse_number(part(text, point + 1, end));
+    if (fraction.problem != nullptr) return fraction;
+    for (std::size_t i = decimals; i < kDecimals; ++i) fraction.number *= 10;
+    share.number += fraction.number;
+  }
+  if (share.number == 0 || share.number > kWhole) return {0, kProblem};
+  return {kShareBit | share.number, nullptr};
+}
+
 Value parse_word(std::string_view text, std::span<const std::string_view> words,
                  const char* problem) noexcept {
   for (std::size_t i = 0; i < words.size(); ++i) {
@@ -99,8 +129,12 @@ Value parse_value(OptionKind kind, std::string_view text, std::string_view whole
       return parse_word(text, kPagingWords, "the value is none of off, auto, uffd, kernel");
     case OptionKind::codec:
       return parse_word(text, kCodecWords, "the value is none of lz4, zstd");
+    case OptionKind::victim:
+      return parse_word(text, kVictimWords, "the value is none of lru, clock, s3fifo, fifo, oldest, largest");
     case OptionKind::text:
       return parse_text(text, whole);
+    case OptionKind::budget:
+      return parse_budget(text);
     case OptionKind::size:
       return parse_size(text);
     case OptionKind::flag:
@@ -118,7 +152,9 @@ const char* apply_entry(std::string_view entry, std::string_view whole, Options&
   if (option == nullptr) return "there is no option of that name";
   const Value value = parse_value(option->kind, part(entry, equals + 1, entry.size()), whole);
   if (value.problem != nullptr) return value.problem;
-  if (option->kind == OptionKind::text) return options.*option->value = value.number, nullptr;
+  // The limits are those of a number of bytes; where a share leads depends on the system.
+  const bool is_share = option->kind == OptionKind::budget && (value.number & kShareBit) != 0;
+  if (option->kind == OptionKind::text || is_share) return options.*option->value = value.number, nullptr;
   if (value.number < option->lowest) return "the value is below the lowest allowed";
   if (value.number > option->highest) return "the value is above the highest allowed";
   options.*option->value = value.number;

@@ -17,7 +17,20 @@
 
 namespace glebe::api {
 
-enum class OptionKind : std::uint8_t { misuse, flag, milliseconds, size, paging, codec, text };
+enum class OptionKind : std::uint8_t {
+  misuse,
+  flag,
+  milliseconds,
+  size,
+  budget,
+  paging,
+  codec,
+  victim,
+  text
+};
+
+// A budget is a number of bytes, or this bit and a share, in millionths, of what the system allows.
+inline constexpr std::uint64_t kShareBit = std::uint64_t{1} << 63;
 
 // One value per option; a word is its number, a flag 0 or 1, times are milliseconds and sizes bytes. A text
 // is, once it is in force, the address of its characters (see text_of), 0 when not set; before that, where it

@@ -37,7 +37,12 @@ namespace api = glebe::api;
   if (options.paging == 0) return;
   glebe::paging::PagerOptions pager;
   pager.wish = static_cast<glebe::paging::PagerWish>(options.paging);
-  pager.budget_bytes = static_cast<std::size_t>(options.memory);
+  if ((options.memory & api::kShareBit) != 0) {
+    pager.budget_share = static_cast<std::uint32_t>(options.memory & ~api::kShareBit);
+  } else {
+    pager.budget_bytes = static_cast<std::size_t>(options.memory);
+  }
+  pager.victim = static_cast<glebe::paging::VictimKind>(options.page_victim);
   pager.directory = api::text_of(options.page_directory);
   pager.file_limit_bytes = options.page_file_limit;
   pager.codec = static_cast<glebe::paging::Codec>(options.page_codec);

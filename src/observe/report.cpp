@@ -153,6 +153,8 @@ void write_paging(const Snapshot& snapshot, const Sink& sink) noexcept {
       {"  out", snapshot.paging_out_bytes, snapshot.paging_page_outs, "pages out since the start"},
       {"  compressed", snapshot.paging_compressed_bytes, snapshot.paging_page_ins, "pages in"},
       {"  in page files", snapshot.paging_file_bytes, snapshot.paging_file_page_ins, "of these from files"},
+      {"  saved, average", snapshot.paging_saved_average_bytes, 0, ""},
+      {"  saved, peak", snapshot.paging_saved_peak_bytes, 0, ""},
   };
   for (const Line& line : lines) write_line(line, sink);
   char buffer[kLineBytes];

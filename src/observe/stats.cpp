@@ -141,6 +141,8 @@ void add_paging(Snapshot& to) noexcept {
   to.paging_store_errors = pager.store_errors;
   to.paging_stall_p50_ns = stall_percentile(pager, 50);
   to.paging_stall_p99_ns = stall_percentile(pager, 99);
+  to.paging_saved_peak_bytes = pager.saved_bytes_peak;
+  to.paging_saved_average_bytes = pager.saved_bytes_average;
 }
 
 }  // namespace

@@ -238,10 +238,14 @@ unsigned Evictor::stage_span(Span& span) noexcept {
     const bool may_be_slabs =
         reinterpret_cast<std::uintptr_t>(table.address_of(span.first)) >= ranges_[1].begin;
     for (unsigned i = 0; may_be_slabs && i < groups; ++i) give_back_free_pages(first_group + i);
-    std::uint64_t out = 0;
+    std::uint64_t out = 0, passed_over = 0;
+    for (unsigned i = 0; i < groups; ++i) {
+      const std::uint64_t pages = bit_range(i * kGroupPages, kGroupPages);
+      if ((span.present & pages) != 0 && !pager.victims.may_go(first_group + i)) passed_over |= pages;
+    }
     for (unsigned i = 0; i < groups * kGroupPages; ++i) {
-      const bool is_present = (span.present >> i & 1) != 0;
-      if (is_present && is_candidate(span.first + i)) span.candidates |= std::uint64_t{1} << i;
+      const bool is_present = (span.present >> i & 1) != 0, may_go = (passed_over >> i & 1) == 0;
+      if (is_present && may_go && is_candidate(span.first + i)) span.candidates |= std::uint64_t{1} << i;
       if (!is_present && table.get(span.first + i).is_out()) out |= std::uint64_t{1} << i;
     }
     moved = stage_candidates(span, span.candidates | out);
@@ -293,7 +297,10 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
     if (found < 0) return 0;
     moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
     if (hand_ >= end && moved < wanted_pages) {
-      if (!is_first) ++turns;
+      if (!is_first) {
+        ++turns;
+        pager.victims.end_turn();
+      }
       hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
     }
   }
@@ -510,12 +517,13 @@ bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
 
 void Evictor::run() noexcept {
   constexpr std::uint64_t kNapNs = 2'000'000, kIdleNapNs = 20'000'000;
-  const std::size_t budget = pager.options.budget_bytes;
-  const std::size_t margin = budget / 16 < 8 * kMiB ? budget / 16 : 8 * kMiB;
   bool is_stuck = false;
   for (;;) {
     const std::uint64_t now_ms = os::clock_coarse_ms();
+    const std::size_t budget = pager.budget_bytes.load(std::memory_order_relaxed);
+    const std::size_t margin = budget / 16 < 8 * kMiB ? budget / 16 : 8 * kMiB;
     tick_ = static_cast<std::uint16_t>(now_ms / 100);
+    pager.victims.set_time(static_cast<std::uint32_t>(now_ms / 100));
     settle_journal(static_cast<std::uint32_t>(now_ms));
     const std::size_t used = pager.meter.anonymous_bytes();
     pager.used_bytes.store(used, std::memory_order_relaxed);
@@ -528,9 +536,11 @@ void Evictor::run() noexcept {
     if (pager.may_page_out) is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
     if (now_ms - last_trim_ms_ >= 1000) {
       last_trim_ms_ = now_ms;
+      refresh_budget();
       pager.store(pager.own_store).trim();
       pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
     }
+    note_saved(now_ms);
     is_stuck = is_over && !is_busy;
     pager.room.fetch_add(1, std::memory_order_release);
     os::wake_all(pager.room);

@@ -232,7 +232,8 @@ bool finish_read(Server& server, const Fault& fault, GetResult result) noexcept 
   if (put_in_place(fault.page, server.buffer) == -EAGAIN) return false;
   count(pager.counters.page_ins);
   count(pager.counters.file_page_ins);
-  leave_out(fault.page, fault.old.without(PageWord::kBusy), PageWord::resident(1));
+  leave_out(fault.page, fault.old.without(PageWord::kBusy),
+            resident_again(fault.page, VictimOrder::Return::stored));
   return true;
 }
 

@@ -83,13 +83,17 @@ class Hand {
 constinit Hand hand;
 
 void run_kernel_pager(void*) noexcept {
-  const std::size_t budget = pager.options.budget_bytes;
-  std::uint64_t last_ms = os::clock_coarse_ms();
+  std::uint64_t last_ms = os::clock_coarse_ms(), refreshed_ms = last_ms;
   for (;;) {
     const std::size_t used = pager.meter.anonymous_bytes();
     pager.used_bytes.store(used, std::memory_order_relaxed);
     pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
     const std::uint64_t now_ms = os::clock_coarse_ms();
+    if (now_ms - refreshed_ms >= 1000) {
+      refreshed_ms = now_ms;
+      refresh_budget();
+    }
+    const std::size_t budget = pager.budget_bytes.load(std::memory_order_relaxed);
     if (budget != 0 && used > budget) {
       give_back_free_memory();
       const std::size_t passed = hand.pass(used - budget + budget / 64, os::page_out_by_kernel);

@@ -14,9 +14,7 @@ namespace {
 
 alignas(4096) constinit const std::byte zero_page[kPageBytes] = {};
 
-// Chances that a page gets before the clock hand takes it: one that was touched in the staging area is in
-// use; one that came back from farther may be the only touch in a long time.
-constexpr unsigned kChancesStaged = 3, kChancesExpanded = 1, kChancesReadAhead = 0;
+using Return = VictimOrder::Return;
 
 // Streams of touches in ascending order. Racy on purpose: a lost update costs a page of read-ahead.
 struct Stream {
@@ -64,7 +62,7 @@ PageIn take_back(std::uint64_t page, PageWord word, bool is_write) noexcept {
     is_left = true;
   }
   count(pager.counters.second_chances);
-  const PageWord next = PageWord::resident(kChancesStaged);
+  const PageWord next = resident_again(page, Return::staged);
   if (is_left) {
     leave_out(page, word.without(PageWord::kBusy), next);
   } else {
@@ -80,17 +78,23 @@ struct Expander {
   Scratch& scratch;
   std::byte* buffer;
 
-  bool operator()(std::uint64_t page, PageWord word, unsigned chances) const noexcept {
+  bool operator()(std::uint64_t page, PageWord word, bool is_wanted) const noexcept {
     const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
     if (result != GetResult::ok) fail_page_in(page, result);
     if (put_in_place(page, buffer) == -EAGAIN) return false;
     count(pager.counters.page_ins);
-    leave_out(page, word.without(PageWord::kBusy), PageWord::resident(chances));
+    leave_out(page, word.without(PageWord::kBusy),
+              is_wanted ? resident_again(page, Return::stored) : PageWord::resident(0));
     return true;
   }
 };
 
 }  // namespace
+
+PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept {
+  pager.victims.note_use(page / kGroupPages, from);
+  return PageWord::resident(pager.victims.chances(from));
+}
 
 int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {
   std::byte* const address = pager.table.address_of(page);
@@ -116,18 +120,19 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
     case PageState::resident:
       if (!fill_with_zeros(page, is_write)) return PageIn::later;
       count(pager.counters.zero_fills);
+      pager.victims.note_use(page / kGroupPages, Return::fresh);
       return PageIn::done;
     case PageState::zero:
       if (!fill_with_zeros(page, is_write)) return PageIn::later;
       count(pager.counters.zero_fills);
-      leave_out(page, word, PageWord::resident(kChancesExpanded));
+      leave_out(page, word, resident_again(page, Return::stored));
       return PageIn::done;
     case PageState::staged:
       return take_back(page, word, is_write);
     case PageState::stored:
       break;
   }
-  return Expander{scratch, buffer}(page, word, kChancesExpanded) ? PageIn::expanded : PageIn::later;
+  return Expander{scratch, buffer}(page, word, true) ? PageIn::expanded : PageIn::later;
 }
 
 void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
@@ -137,7 +142,7 @@ void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcep
   for (std::uint64_t next = page + 1; next < end; ++next) {
     const PageWord word = pager.table.get(next);
     if (word.state() != PageState::stored || Store::is_on_file(word.handle())) continue;
-    if (!Expander{scratch, buffer}(next, word, kChancesReadAhead)) return;
+    if (!Expander{scratch, buffer}(next, word, false)) return;
     count(pager.counters.read_ahead_pages);
   }
 }

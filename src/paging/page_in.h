@@ -3,6 +3,7 @@
 #pragma once
 
 #include "src/paging/page_table.h"
+#include "src/paging/victim.h"
 
 namespace glebe::paging {
 
@@ -17,6 +18,10 @@ enum class PageIn : std::uint8_t {
 
 // Brings pages behind this one back that went out in the same group, when pages were touched in order before.
 void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept;
+
+// The word of a page that a thread asked for and that is back, which is noted for the order of victims.
+// Read-ahead is no use of a page.
+[[nodiscard]] PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept;
 
 // Puts contents in place and wakes who waits. 0, or -EAGAIN while a fork is under way.
 [[nodiscard]] int put_in_place(std::uint64_t page, const std::byte* contents) noexcept;

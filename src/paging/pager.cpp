@@ -6,8 +6,10 @@
 #include "platform/thread.h"
 #include "platform/vm.h"
 #include "src/base/text.h"
+#include "src/heap/heap.h"
 #include "src/paging/pager_fork.h"
 #include "src/paging/pager_state.h"
+#include "src/vm/directory.h"
 #include "src/vm/pageable.h"
 #include "src/vm/region.h"
 
@@ -81,6 +83,32 @@ void say_missing(const Missing& reason) noexcept {
   os::write_error(text.c_str(), text.size());
 }
 
+// The size of the blocks in a group: of a large one that of its slot, of a medium one a size between small
+// and large, because what is known of the single block needs a lock of the heap.
+std::size_t block_bytes(std::uint64_t group) noexcept {
+  constexpr std::size_t kMediumBytes = kMiB;
+  const vm::Region& region = vm::regions[0];
+  const std::byte* const start = pager.table.address_of(group * kGroupPages);
+  if (start < region.chunk_base) {
+    const auto offset = static_cast<std::size_t>(start - region.large.base);
+    return std::size_t{1} << (vm::kLargeShiftMin + (offset >> region.large.subrange_shift));
+  }
+  std::size_t largest = 0;
+  for (std::size_t offset = 0; offset < kGroupBytes; offset += vm::kGranuleBytes) {
+    const std::uintptr_t entry = vm::entry_of(start + offset);
+    std::size_t bytes = entry == vm::kEntryMedium ? kMediumBytes : 0;
+    if (entry > vm::kEntryMedium) bytes = heap::class_bytes(heap::class_of_entry(entry));
+    if (bytes > largest) largest = bytes;
+  }
+  return largest;
+}
+
+void say_victim_is_the_kernels() noexcept {
+  constexpr std::string_view kText =
+      "glebe: page_victim has no effect with paging by the kernel's swap: there the kernel chooses\n";
+  os::write_error(kText.data(), kText.size());
+}
+
 // The tables, once per process family: a forked child has copies.
 const Missing* open_tables() noexcept {
   const vm::Region& region = vm::regions[0];
@@ -88,6 +116,7 @@ const Missing* open_tables() noexcept {
   std::byte* const end = region.chunk_base + std::size_t{region.chunk_count} * kUnitBytes;
   const auto size_bytes = static_cast<std::size_t>(end - base);
   if (!pager.table.open(base, size_bytes) || !pager.journal.open() || !open_beacons()) return &kNoAddresses;
+  if (!pager.victims.open(pager.options.victim, size_bytes / kGroupBytes, block_bytes)) return &kNoAddresses;
   pager.staging = static_cast<std::byte*>(os::reserve(size_bytes, kUnitBytes));
   if (pager.staging == nullptr || !os::commit(pager.staging, size_bytes)) return &kNoAddresses;
   return nullptr;
@@ -219,12 +248,14 @@ void reset_counters() noexcept {
     each->store(0, std::memory_order_relaxed);
   }
   for (std::atomic<std::uint64_t>& bucket : c.latency) bucket.store(0, std::memory_order_relaxed);
+  pager.saved.reset();
 }
 
 }  // namespace
 
 PagerMode start_pager(const PagerOptions& options) noexcept {
   pager.options = options;
+  refresh_budget();
   const Missing* reason = nullptr;
   if (options.wish == PagerWish::off) return PagerMode::off;
   if (options.wish != PagerWish::kernel) {
@@ -233,7 +264,10 @@ PagerMode start_pager(const PagerOptions& options) noexcept {
   }
   if (options.wish != PagerWish::uffd) {
     const Missing* kernels = start_kernel();
-    if (kernels == nullptr) return PagerMode::kernel;
+    if (kernels == nullptr) {
+      if (options.victim != VictimKind::clock) say_victim_is_the_kernels();
+      return PagerMode::kernel;
+    }
     // What automatic would have liked best is the better advice.
     if (reason == nullptr) reason = kernels;
   }
@@ -266,8 +300,31 @@ void wait_at_gate() noexcept {
 void keep_everything() noexcept {
   if (pager_mode() != PagerMode::uffd) return;
   pager.table.unlock_memory();
+  pager.victims.unlock_memory();
   os::unlock_memory(pager.staging, pager.table.size_bytes());
   bring_back_everything();
+}
+
+void refresh_budget() noexcept {
+  std::size_t budget = pager.options.budget_bytes;
+  if (pager.options.budget_share != 0) {
+    constexpr std::uint64_t kWhole = 1'000'000;
+    const os::MemoryLimits limits = os::memory_limits();
+    const std::size_t allowed = limits.memory < limits.physical ? limits.memory : limits.physical;
+    if (allowed == SIZE_MAX) return;  // the files cannot be read right now
+    budget = allowed / kWhole * pager.options.budget_share +
+             allowed % kWhole * pager.options.budget_share / kWhole;
+    if (budget < kBudgetLeast) budget = kBudgetLeast;
+  }
+  pager.budget_bytes.store(budget, std::memory_order_relaxed);
+}
+
+void note_saved(std::uint64_t now_ms) noexcept {
+  const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
+  const std::uint64_t out = pager.out_pages.load(std::memory_order_relaxed);
+  const std::uint64_t out_bytes = out > staged ? (out - staged) * kPageBytes : 0;
+  const std::uint64_t held_bytes = pager.store(pager.own_store).compressed_bytes();
+  pager.saved.note(now_ms, out_bytes > held_bytes ? out_bytes - held_bytes : 0);
 }
 
 void note_out(std::uint64_t page) noexcept {
@@ -307,7 +364,9 @@ PagerStats pager_stats() noexcept {
   const StoreStats store =
       stats.mode == PagerMode::uffd ? pager.store(pager.own_store).stats() : StoreStats{};
   const std::uint64_t staged = pager.staged_pages.load(kRelaxed), out = pager.out_pages.load(kRelaxed);
-  stats.budget_bytes = pager.options.budget_bytes;
+  stats.budget_bytes = pager.budget_bytes.load(kRelaxed);
+  stats.saved_bytes_peak = pager.saved.peak();
+  stats.saved_bytes_average = pager.saved.average();
   stats.used_bytes = pager.used_bytes.load(kRelaxed);
   stats.staged_bytes = staged * kPageBytes;
   stats.out_bytes = out > staged ? (out - staged) * kPageBytes : 0;

@@ -18,6 +18,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "src/base/bits.h"
+#include "src/paging/policy.h"
 #include "src/paging/store.h"
 
 namespace glebe::paging {
@@ -30,12 +32,18 @@ struct PagerOptions {
   // Anonymous memory of the process that the pager aims at, compressed pages included. 0: no fixed budget,
   // idle memory is taken out while nobody misses it.
   std::size_t budget_bytes = 0;
-  const char* directory = nullptr;     // of page files; nullptr: compressed in RAM only
-  std::uint64_t file_limit_bytes = 0;  // all page files together; 0: as much as the file system gives
+  // Instead of budget_bytes, in millionths: a share of the smallest limit of the control groups of this
+  // process, or of the machine's memory when that is less. Read again every second. At least kBudgetLeast.
+  std::uint32_t budget_share = 0;
+  VictimKind victim = VictimKind::clock;  // mode uffd only (victim.h)
+  const char* directory = nullptr;        // of page files; nullptr: compressed in RAM only
+  std::uint64_t file_limit_bytes = 0;     // all page files together; 0: as much as the file system gives
   Codec codec = Codec::lz4;
   bool direct_io = false;
   bool say_what_is_missing = true;  // a message on standard error when the wish cannot be granted
 };
+
+inline constexpr std::size_t kBudgetLeast = 4 * kMiB;
 
 // Starts the pager. Returns the mode in force. Not thread-safe: called once.
 PagerMode start_pager(const PagerOptions& options) noexcept;
@@ -59,6 +67,9 @@ struct PagerStats {
   std::size_t compressed_bytes;  // RAM of the compressed tier
   std::size_t stored_bytes;      // of it, what the codec made of the pages
   std::size_t file_bytes;        // live bytes in page files
+  // out_bytes less compressed_bytes: what the process takes less than it holds. The average is over the time
+  // since the pager started.
+  std::size_t saved_bytes_peak, saved_bytes_average;
   std::uint64_t page_outs;       // pages compressed or written
   std::uint64_t page_ins;        // pages brought back from the compressed tier or a file
   std::uint64_t file_page_ins;   // of these from a file

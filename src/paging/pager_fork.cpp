@@ -38,7 +38,12 @@ enum class ChildState : std::uint8_t { unused, served, claimed };
 struct Child {
   os::UserFault faults;
   std::uint32_t sequence = 0;
-  ChildState state = ChildState::unused;
+  // Changes under the lock of the list. Whoever reads it without sees, by acquire, what was written before.
+  std::atomic<ChildState> state{ChildState::unused};
+
+  [[nodiscard]] bool is(ChildState asked) const noexcept {
+    return state.load(std::memory_order_acquire) == asked;
+  }
 };
 
 // What a parent offers: `descriptors` of the message are the child's faults, then page files, then leases on
@@ -108,20 +113,20 @@ void note_change() noexcept {
 }
 
 void remove_child(Child& child) noexcept {
-  child.faults.close();
   os::Lock hold(children.lock);
-  if (child.state == ChildState::served) pager.unclaimed_children.fetch_sub(1, std::memory_order_release);
-  child.state = ChildState::unused;
+  child.faults.close();
+  if (child.is(ChildState::served)) pager.unclaimed_children.fetch_sub(1, std::memory_order_release);
+  child.state.store(ChildState::unused, std::memory_order_release);
   note_change();
 }
 
 bool try_adopt(int descriptor, std::uint32_t sequence) noexcept {
   os::Lock hold(children.lock);
   for (Child& child : children.list) {
-    if (child.state != ChildState::unused) continue;
+    if (!child.is(ChildState::unused)) continue;
     child.faults = os::UserFault(descriptor);
     child.sequence = sequence;
-    child.state = ChildState::served;
+    child.state.store(ChildState::served, std::memory_order_release);
     pager.unclaimed_children.fetch_add(1, std::memory_order_release);
     children.adopted.fetch_add(1, std::memory_order_release);
     return true;
@@ -167,7 +172,7 @@ struct ChildrenServer {
   }
   void serve(unsigned number, std::uintptr_t address) noexcept {
     const Child& child = children.list[number];
-    if (child.state != ChildState::served || answer_child(child, address, buffer, scratch)) return;
+    if (!child.is(ChildState::served) || answer_child(child, address, buffer, scratch)) return;
     CHECK(pending_count < kPendingMax);
     pending[pending_count++] = {number, address};
   }
@@ -192,8 +197,8 @@ void run_children_server(void* server_memory) noexcept {
     server.polled[count++] = children.event;
     for (unsigned i = 0; i < kChildrenMax; ++i) {
       Child& child = children.list[i];
-      if (child.state == ChildState::claimed) remove_child(child);
-      if (child.state != ChildState::served) continue;
+      if (child.is(ChildState::claimed)) remove_child(child);
+      if (!child.is(ChildState::served)) continue;
       server.numbers[count] = i;
       server.polled[count++] = child.faults.descriptor();
     }
@@ -213,7 +218,7 @@ void run_children_server(void* server_memory) noexcept {
     last_sweep_ms = now_ms;
     for (unsigned i = 1; i < count; ++i) {
       Child& child = children.list[server.numbers[i]];
-      if (child.state == ChildState::served && !child.faults.is_alive()) remove_child(child);
+      if (child.is(ChildState::served) && !child.faults.is_alive()) remove_child(child);
     }
     sweep_leases();
   }
@@ -248,10 +253,10 @@ void wait_for_children(std::uint64_t limit_ns, IsOver is_over) noexcept {
 // The child serves itself from now on. False: it is gone.
 bool claim(Child& child) noexcept {
   os::Lock hold(children.lock);
-  if (child.state != ChildState::served) return false;
+  if (!child.is(ChildState::served)) return false;
   // The hold before the claim: from the claim on the journal lets go of what the child may read.
   pager.store(pager.own_store).hold();
-  child.state = ChildState::claimed;
+  child.state.store(ChildState::claimed, std::memory_order_release);
   pager.unclaimed_children.fetch_sub(1, std::memory_order_release);
   note_change();
   return true;
@@ -259,21 +264,30 @@ bool claim(Child& child) noexcept {
 
 enum class Offered : std::uint8_t { taken, refused, broken };
 
+// A descriptor of a child's faults that stays open, whatever becomes of the child meanwhile. -1: it is gone.
+int descriptor_of(Child& child) noexcept {
+  os::Lock hold(children.lock);
+  return child.is(ChildState::served) ? os::duplicate_descriptor(child.faults.descriptor()) : -1;
+}
+
 // Offers one child to whoever connected.
 Offered offer_child(int connection, Child& child) noexcept {
   Offer offer;
   int passed[os::kPassedMax];
-  const unsigned count = fill_offer(child.faults.descriptor(), offer, passed);
+  const int descriptor = descriptor_of(child);
+  // Gone a moment ago: not the one that connected, which waits for us.
+  if (descriptor < 0) return Offered::refused;
+  const unsigned count = fill_offer(descriptor, offer, passed);
+  const bool is_sent = count != 0 && os::send_message(connection, &offer, sizeof offer, {passed, count});
+  os::close_descriptor(descriptor);
   Answer answer = {};
   int none[os::kPassedMax];
-  if (count == 0 || !os::send_message(connection, &offer, sizeof offer, {passed, count}) ||
-      os::receive_message(connection, &answer, sizeof answer, none) < 0)
-    return Offered::broken;
+  if (!is_sent || os::receive_message(connection, &answer, sizeof answer, none) < 0) return Offered::broken;
   if (answer.is_mine == 0) return Offered::refused;
   if (!claim(child)) return Offered::broken;
   // Only when the children server does not read from it any more may it become a descriptor that blocks.
   os::signal_event(children.event);
-  wait_for_children(kClaimWaitNs, [&child] { return child.state != ChildState::claimed; });
+  wait_for_children(kClaimWaitNs, [&child] { return !child.is(ChildState::claimed); });
   // If it is gone by now, so is its lease, which is noticed as for every other.
   static_cast<void>(os::send_message(connection, &answer, sizeof answer, {}));
   return Offered::taken;
@@ -287,7 +301,7 @@ bool hand_over(int connection) noexcept {
   while (os::clock_fine_ns() - start < kClaimWaitNs) {
     const std::uint32_t seen = children.changes.load(std::memory_order_acquire);
     for (unsigned i = kChildrenMax; i-- > 0;) {
-      if (children.list[i].state != ChildState::served) continue;
+      if (!children.list[i].is(ChildState::served)) continue;
       const Offered result = offer_child(connection, children.list[i]);
       if (result != Offered::refused) return result == Offered::taken;
     }
@@ -336,7 +350,7 @@ void before_fork() noexcept {
 bool is_child_served(std::uint32_t sequence) noexcept {
   os::Lock hold(children.lock);
   for (const Child& child : children.list) {
-    if (child.state != ChildState::unused && child.sequence == sequence) return true;
+    if (!child.is(ChildState::unused) && child.sequence == sequence) return true;
   }
   return false;
 }
@@ -379,7 +393,10 @@ void after_fork_in_child() noexcept {
   forget_batch_in_child();
   children.lock.reset_in_child();
   children.lease_lock.reset_in_child();
-  for (Child& child : children.list) child = {};
+  for (Child& child : children.list) {
+    child.faults = os::UserFault();  // in the table of the parent's threads
+    child.state.store(ChildState::unused, std::memory_order_relaxed);
+  }
   children.lease_count = 0;
   children.parents_name = children.name;
   pager.forks_under_way.store(0, std::memory_order_relaxed);

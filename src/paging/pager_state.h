@@ -4,6 +4,7 @@
 //   pager.cpp         start, options, statistics
 //   fault_server.cpp  threads that answer faults, and those that read page files
 //   evictor.cpp       the thread that takes pages out
+//   victim.cpp        which pages it takes first
 //   discard.cpp       what the heap calls when it frees, purges and decommits
 //   pager_fork.cpp    forked children
 #pragma once
@@ -14,6 +15,8 @@
 #include "src/paging/journal.h"
 #include "src/paging/page_table.h"
 #include "src/paging/pager.h"
+#include "src/paging/saved.h"
+#include "src/paging/victim.h"
 
 namespace glebe::paging {
 
@@ -40,6 +43,10 @@ struct Pager {
   unsigned own_store = 0;                                                // the others are inherited, sealed
   bool may_page_out = true;  // false in a child that could not open a store of its own
 
+  VictimOrder victims;
+  SavedBytes saved;
+
+  std::atomic<std::size_t> budget_bytes{0};                  // in force now; 0: no fixed budget
   std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
   std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
@@ -68,6 +75,13 @@ extern constinit Pager pager;
 inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) noexcept {
   counter.fetch_add(by, std::memory_order_relaxed);
 }
+
+// Computes the budget in force; where it is a share, from what the system allows now. By the thread that
+// keeps it.
+void refresh_budget() noexcept;
+
+// Notes how many bytes are saved now.
+void note_saved(std::uint64_t now_ms) noexcept;
 
 // A page that was resident is out now, or the other way round. Lock of the group held.
 void note_out(std::uint64_t page) noexcept;

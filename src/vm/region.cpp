@@ -123,8 +123,23 @@ std::size_t chunk_bytes_allowed() {
   return allowed < kChunkBytes ? kChunkBytes : allowed;
 }
 
+// The large slots that go with a chunk space that was asked for: they take no more addresses than it does.
+unsigned large_shift_for(std::size_t chunk_bytes) {
+  unsigned shift = 0;
+  for (unsigned next = kLargeShiftMin; (std::size_t{next - kLargeShiftMin + 1} << next) <= chunk_bytes;
+       ++next)
+    shift = next;
+  return shift;
+}
+
 bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least, bool with_large) {
   const std::size_t allowed = chunk_bytes_allowed();
+  // Where a limit is what bounds us, large blocks do better with reservations of their own.
+  const bool is_asked = requested_chunk_space_bytes != 0 && requested_chunk_space_bytes <= allowed;
+  if (is_asked && with_large && chunk_bytes_least <= allowed &&
+      reserve_region(region, {allowed, large_shift_for(allowed)})) {
+    return true;
+  }
   for (Shape shape : kLadder) {
     if (shape.chunk_bytes > allowed) {
       // The steps above the allowed size collapse into one try with just that size.

@@ -203,6 +203,26 @@ def signals(results, tool):
     results.add('SIGCONT wakes a stopped program', process.returncode == 5, f'status {process.returncode}')
 
 
+def saved(results, tool):
+    """What was saved while the program ran is told although its memory is free again at its end."""
+    path = os.path.join(tool.work, 'saved.json')
+    hold = 'x = [b"%060d" % i * 1000 for i in range(1700)]; import time; time.sleep(2); del x; ' \
+           'time.sleep(0.3)'
+    outcome = tool.run('--memory', '24M', '--json', path, '--', tool.python, '-c', hold,
+                       extra={'PYTHONMALLOC': 'malloc'})
+    with open(path, encoding='utf-8') as file:
+        row = json.load(file)['processes'][0]
+    if row['paging_mode'] != 1:
+        results.skip('the summary tells what was saved at the peak', 'no paging by our own store here')
+        return
+    peak, average = row['paging_saved_peak_bytes'], row['paging_saved_average_bytes']
+    at_exit = row['paging_out_bytes'] - row['paging_compressed_bytes']
+    results.add('the summary tells what was saved at the peak',
+                has(outcome, 'saved', 'at the peak', 'on average') and peak > 32 << 20 and
+                at_exit < peak // 2 and peak // 16 < average < peak,
+                f'peak {peak >> 20} MiB, average {average >> 20} MiB, at exit {at_exit >> 20} MiB')
+
+
 def summary(results, tool):
     path = os.path.join(tool.work, 'summary.json')
     grow = 'x = bytearray(b"1") * (60 << 20); import time; time.sleep(0.5)'
@@ -216,6 +236,12 @@ def summary(results, tool):
     results.add('JSON: peak and average are those of the program',
                 60 <= peak <= 160 and average <= peak and numbers['exit_status'] == 0 and
                 numbers['memory_bytes'] == 512 << 20, f'peak {peak} MiB, average {average} MiB')
+    outcome = tool.run('--memory', '50%', '--json', path, '--', '/bin/sh', '-c', 'echo "$GLEBE_OPTIONS"')
+    with open(path, encoding='utf-8') as file:
+        numbers = json.load(file)
+    results.add('a percentage goes on to the library, which follows it', b'memory=50.0000%' in outcome.out and
+                numbers['memory_bytes'] > 16 << 20, outcome.tail(1))
+    saved(results, tool)
     tree = f'{tool.python} -c \'{grow}\' & {tool.python} -c \'{grow}\' & wait'
     tool.run('--json', path, '--', '/bin/sh', '-c', tree)
     with open(path, encoding='utf-8') as file:

@@ -1,13 +1,12 @@
 #include "tools/glebe/memory_limit.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
-#include <fstream>
-#include <sstream>
 
+#include "platform/linux/memory_group.h"
+#include "platform/process.h"
 #include "tools/glebe/problem.h"
 
 namespace glebe::tool {
@@ -17,38 +16,15 @@ constexpr char kForms[] =
     "use a number of bytes with an optional unit K, M, G or T (--memory 512M), a percentage "
     "(--memory 50%) or auto";
 
-// The folder of the process in the hierarchy of memory cgroups, with the name of the file that limits it and
-// of the one that counts.
-struct Cgroup {
-  std::string root, path, limit_file, usage_file;
-};
-
-std::optional<Cgroup> memory_cgroup(const std::string& process) {
-  std::ifstream lines("/proc/" + process + "/cgroup");
-  std::optional<Cgroup> unified;
-  for (std::string line; std::getline(lines, line);) {
-    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string names = "," + line.substr(first + 1, second - first - 1) + ",";
-    const std::string path = line.substr(second + 1);
-    if (names.find(",memory,") != std::string::npos) {
-      return Cgroup{"/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes"};
-    }
-    if (names == ",,") unified = Cgroup{"/sys/fs/cgroup", path, "memory.max", "memory.current"};
-  }
-  return unified;
+// What the kernel tells of the groups of another process, by the names that it has there.
+os::MemoryGroup group_of(const std::string& names) {
+  os::GroupPlaces places;
+  places.names = names.c_str();
+  return os::MemoryGroup(places);
 }
 
-std::optional<std::uint64_t> number_in(const std::string& path) {
-  std::ifstream file(path);
-  std::uint64_t value = 0;
-  if (!(file >> value)) return std::nullopt;  // missing, or the word "max"
-  return value;
-}
-
-std::uint64_t machine_bytes() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
-         static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+std::optional<std::uint64_t> known(std::size_t bytes) {
+  return bytes == SIZE_MAX ? std::nullopt : std::optional<std::uint64_t>(bytes);
 }
 
 std::uint64_t unit_of(const std::string& text, const std::string& suffix) {
@@ -61,38 +37,28 @@ std::uint64_t unit_of(const std::string& text, const std::string& suffix) {
   return std::uint64_t{1} << (10 * (unit + 1));
 }
 
-std::uint64_t part_of_allowed(const std::string& text, double percent) {
-  if (percent <= 0 || percent > 100) {
+MemoryWish part_of_allowed(const std::string& text, double percent) {
+  constexpr double kLeast = 0.0001;  // as the library has it
+  if (percent < kLeast || percent > 100) {
     throw Problem(fmt::format("--memory {}: a percentage lies above 0 and is at most 100", text));
   }
-  const std::uint64_t allowed = std::min(cgroup_limit_bytes().value_or(UINT64_MAX), machine_bytes());
-  return static_cast<std::uint64_t>(static_cast<double>(allowed) * percent / 100.0);
+  const os::MemoryLimits limits = os::memory_limits();
+  const auto allowed = static_cast<double>(std::min(limits.memory, limits.physical));
+  return {fmt::format("{:.4f}%", percent), static_cast<std::uint64_t>(allowed * percent / 100.0)};
 }
 
 }  // namespace
 
 std::optional<std::uint64_t> cgroup_limit_bytes(const std::string& process) {
-  const std::optional<Cgroup> cgroup = memory_cgroup(process);
-  if (!cgroup) return std::nullopt;
-  // A limit of a folder above counts as well. In a container the folder may be shown as the root.
-  std::uint64_t lowest = UINT64_MAX;
-  for (std::string path = cgroup->path;; path = path.substr(0, path.rfind('/'))) {
-    const std::string folder = path == "/" ? "" : path;
-    lowest =
-        std::min(lowest, number_in(cgroup->root + folder + "/" + cgroup->limit_file).value_or(UINT64_MAX));
-    if (folder.empty()) break;
-  }
-  // Version 1 says "no limit" by a number near the largest one.
-  return lowest >= std::uint64_t{1} << 60 ? std::nullopt : std::optional(lowest);
+  return known(group_of("/proc/" + process + "/cgroup").smallest_limit());
 }
 
 std::optional<std::uint64_t> cgroup_usage_bytes(const std::string& process) {
-  const std::optional<Cgroup> cgroup = memory_cgroup(process);
-  if (!cgroup) return std::nullopt;
-  return number_in(cgroup->root + (cgroup->path == "/" ? "" : cgroup->path) + "/" + cgroup->usage_file);
+  const os::MemoryGroup::Usage usage = group_of("/proc/" + process + "/cgroup").nearest();
+  return usage.limit == SIZE_MAX ? std::nullopt : known(usage.used);
 }
 
-std::optional<std::uint64_t> parse_memory(const std::string& text) {
+std::optional<MemoryWish> parse_memory(const std::string& text) {
   if (text == "auto") return std::nullopt;
   std::size_t used = 0;
   double number = -1;
@@ -104,21 +70,22 @@ std::optional<std::uint64_t> parse_memory(const std::string& text) {
   }
   if (used == 0) throw Problem(fmt::format("--memory {}: not a number; {}", text, kForms));
   const std::string suffix = text.substr(used);
-  std::uint64_t bytes = 0;
+  MemoryWish wish;
   if (suffix == "%") {
-    bytes = part_of_allowed(text, number);
+    wish = part_of_allowed(text, number);
   } else {
     const double product = number * static_cast<double>(unit_of(text, suffix));
     if (!(product < 9e18))
       throw Problem(fmt::format("--memory {}: more than any machine has; {}", text, kForms));
-    bytes = static_cast<std::uint64_t>(product);
+    wish.bytes = static_cast<std::uint64_t>(product);
+    wish.option = fmt::format("{}", wish.bytes);
   }
-  if (bytes < kMemoryMinimumBytes) {
+  if (wish.bytes < kMemoryMinimumBytes) {
     throw Problem(
         fmt::format("--memory {}: {} is too little for a program to make progress; give at least {}", text,
-                    shown_bytes(bytes), shown_bytes(kMemoryMinimumBytes)));
+                    shown_bytes(wish.bytes), shown_bytes(kMemoryMinimumBytes)));
   }
-  return bytes;
+  return wish;
 }
 
 std::string shown_bytes(std::uint64_t bytes) {

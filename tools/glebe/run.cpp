@@ -73,13 +73,13 @@ void check_entry(const char* option, const std::string& value) {
 }
 
 // GLEBE_OPTIONS as it was, then what the arguments mean, then --option: the last entry of a name counts.
-std::string options_text(const RunArguments& arguments, const std::optional<std::uint64_t>& memory,
+std::string options_text(const RunArguments& arguments, const std::optional<MemoryWish>& memory,
                          const std::string& statistics) {
   std::vector<std::string> entries;
   const char* before = ::getenv("GLEBE_OPTIONS");
   if (before != nullptr && *before != '\0') entries.emplace_back(before);
   entries.emplace_back("paging=auto");
-  if (memory) entries.push_back(fmt::format("memory={}", *memory));
+  if (memory) entries.push_back("memory=" + memory->option);
   if (!arguments.directory.empty()) {
     check_directory(arguments.directory);
     const std::string absolute = std::filesystem::absolute(arguments.directory).string();
@@ -131,12 +131,14 @@ int run(const RunArguments& arguments) {
   }
   Summary summary;
   summary.command = arguments.command;
-  if (!arguments.memory.empty()) summary.memory_bytes = parse_memory(arguments.memory);
+  std::optional<MemoryWish> memory;
+  if (!arguments.memory.empty()) memory = parse_memory(arguments.memory);
+  if (memory) summary.memory_bytes = memory->bytes;
   const std::string library = find_library(arguments.library);
   const std::string program = find_program(arguments.command[0]);
   check_program(program, library);
   const StatisticsFolder statistics;
-  summary.options = options_text(arguments, summary.memory_bytes, statistics.path());
+  summary.options = options_text(arguments, memory, statistics.path());
   if (!arguments.json.empty()) write_json(arguments.json, nlohmann::json::object());  // before hours of work
   const Launch launch{program, arguments.command,
                       environment_with(preload_value(library, ::getenv("LD_PRELOAD")), summary.options)};

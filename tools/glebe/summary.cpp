@@ -50,10 +50,11 @@ std::string counted_text(const Summary& summary) {
   std::string text = line("paging", mode_text(summary));
   if (!total(summary, "paging_mode") || number("paging_mode") == 0) return text;
   const std::uint64_t out = number("paging_out_bytes"), held = number("paging_compressed_bytes");
-  text += line("paged out",
-               fmt::format("{} at exit, held in {} of memory and {} of files: {} saved", shown_bytes(out),
-                           shown_bytes(held), shown_bytes(number("paging_file_bytes")),
-                           shown_bytes(out > held ? out - held : 0)));
+  text += line("paged out", fmt::format("{} at exit, held in {} of memory and {} of files", shown_bytes(out),
+                                        shown_bytes(held), shown_bytes(number("paging_file_bytes"))));
+  text += line("saved", fmt::format("{} at the peak, {} on average; each process by itself, added up",
+                                    shown_bytes(number("paging_saved_peak_bytes")),
+                                    shown_bytes(number("paging_saved_average_bytes"))));
   text += line("pages", fmt::format("{} out, {} in, {} dropped unread because they were freed",
                                     number("paging_page_outs"), number("paging_page_ins"),
                                     number("paging_dropped_pages")));

@@ -1,0 +1,88 @@
+// The orders of victims; see victim.h.
+#include "src/paging/victim.h"
+
+#include <bit>
+
+#include "platform/fault.h"
+#include "platform/vm.h"
+#include "src/base/bits.h"
+
+namespace glebe::paging {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;  // hints: what is lost costs a page-in, nothing else
+
+}  // namespace
+
+bool VictimOrder::open(VictimKind kind, std::uint64_t group_count,
+                       std::size_t (*bytes_of)(std::uint64_t group)) noexcept {
+  kind_ = kind;
+  bytes_of_ = bytes_of;
+  if (kind != VictimKind::lru && kind != VictimKind::oldest && kind != VictimKind::s3_fifo) return true;
+  words_bytes_ = align_up(group_count * sizeof *words_, os::page_bytes());
+  void* base = os::reserve(words_bytes_, os::page_bytes());
+  if (base == nullptr) return false;
+  if (!os::commit(base, words_bytes_)) {
+    os::release(base, words_bytes_);
+    return false;
+  }
+  words_ = static_cast<std::atomic<std::uint32_t>*>(base);
+  return true;
+}
+
+void VictimOrder::note_use(std::uint64_t group, Return from) noexcept {
+  if (words_ == nullptr || kind_ == VictimKind::oldest) return;
+  std::atomic<std::uint32_t>& word = words_[group];
+  if (kind_ == VictimKind::lru) return word.store(tick_.load(kRelaxed) + 1, kRelaxed);
+  const std::uint32_t chances = word.load(kRelaxed);
+  if (from != Return::fresh && chances < kChancesMax) word.store(chances + 1, kRelaxed);
+}
+
+bool VictimOrder::use_chance(std::atomic<std::uint32_t>& chances) const noexcept {
+  const std::uint32_t left = chances.load(kRelaxed);
+  if (left == 0) return false;
+  chances.store(left - 1, kRelaxed);
+  return true;
+}
+
+// In ticks. A group that is seen for the first time is new.
+std::uint32_t VictimOrder::age_of(std::uint64_t group) const noexcept {
+  const std::uint32_t now = tick_.load(kRelaxed), since = words_[group].load(kRelaxed);
+  if (since != 0) return now - (since - 1);
+  words_[group].store(now + 1, kRelaxed);
+  return 0;
+}
+
+bool VictimOrder::may_go(std::uint64_t group) noexcept {
+  if (kind_ == VictimKind::s3_fifo) return !use_chance(words_[group]);
+  if (!is_ranked()) return true;
+  const std::size_t value = kind_ == VictimKind::largest ? bytes_of_(group) : age_of(group);
+  const unsigned rank = rank_of(value < UINT32_MAX ? static_cast<std::uint32_t>(value) : UINT32_MAX);
+  if (rank >= limit_) return true;
+  ++stayed_[rank];
+  return false;
+}
+
+void VictimOrder::end_turn() noexcept {
+  if (!is_ranked()) return;
+  std::uint64_t total = 0;
+  for (const std::uint64_t count : stayed_) total += count;
+  // When nothing stayed, the next turn counts before anything goes.
+  unsigned limit = kRanks;
+  for (std::uint64_t released = 0; total != 0 && released * kShareOfTurn < total;)
+    released += stayed_[--limit];
+  limit_ = limit;
+  for (std::uint64_t& count : stayed_) count = 0;
+}
+
+void VictimOrder::unlock_memory() const noexcept {
+  if (words_ != nullptr) os::unlock_memory(words_, words_bytes_);
+}
+
+unsigned VictimOrder::rank_of(std::uint32_t value) noexcept {
+  if (value < 4) return value;
+  const auto doubling = static_cast<unsigned>(std::bit_width(value)) - 1;  // 2 and more
+  return 4 * (doubling - 1) + (value >> (doubling - 2) & 3);
+}
+
+}  // namespace glebe::paging
