@@ -100,7 +100,8 @@ bool decommit_range(void* base, std::size_t size_bytes) noexcept {
   if (!pager.table.contains(base)) return os::decommit(base, size_bytes);
   return for_each_unit(base, size_bytes, [](UnitRecord& record, std::byte* at, std::size_t bytes) {
     // A new mapping takes the place of the old, and faults there are not ours any more.
-    record.watched.store(0, std::memory_order_relaxed);
+    record.watched.store(WatchState::lost, std::memory_order_relaxed);
+    pager.lost_units.fetch_add(1, std::memory_order_relaxed);
     return os::decommit(at, bytes);
   });
 }
@@ -129,30 +130,36 @@ unsigned count_out(const std::byte* first_page, unsigned page_count) noexcept {
   return out;
 }
 
-bool wait_while_pressed(std::uint64_t limit_ns) noexcept {
-  constexpr std::uint64_t kRoundNs = 1'000'000;
-  constexpr std::uint64_t kPauseMs = 2'000;
-  constexpr std::uint64_t kNsPerPage = 250'000;  // slower than 4 pages a millisecond is not worth waiting for
-  const std::uint64_t start = os::clock_fine_ns();
-  const std::uint64_t outs_before = pager.counters.page_outs.load(std::memory_order_relaxed);
-  while (vm::paging_pressure.load(std::memory_order_relaxed)) {
-    if (os::clock_fine_ns() - start > limit_ns) {
-      const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
-      if (outs >= limit_ns / kNsPerPage) return false;
-      // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
-      pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
-      vm::paging_pressure.store(false, std::memory_order_relaxed);
-      return false;
-    }
-    os::wait_on(pager.room, pager.room.load(std::memory_order_relaxed), kRoundNs);
-  }
-  return true;
+bool is_room_short() noexcept {
+  return pager.room.is_above(0) &&
+         os::clock_coarse_ms() >= pager.no_pressure_until_ms.load(std::memory_order_relaxed);
 }
 
-void wait_for_room() noexcept {
+void wait_for_room(std::uint64_t limit_ns) noexcept {
+  constexpr std::uint64_t kRoundNs = 1'000'000;
+  constexpr std::uint64_t kPauseMs = 2'000;
+  constexpr std::uint64_t kNsPerPage = 10'000'000;  // slower than 100 pages a second is not worth waiting for
+  const std::uint64_t start = os::clock_fine_ns();
+  const std::uint64_t outs_before = pager.counters.page_outs.load(std::memory_order_relaxed);
+  while (is_room_short()) {
+    if (os::clock_fine_ns() - start > limit_ns) {
+      const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
+      if (outs >= limit_ns / kNsPerPage) return;
+      // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
+      pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
+      return;
+    }
+    const std::uint32_t round = pager.rounds.load(std::memory_order_acquire);
+    pager.calls.fetch_add(1, std::memory_order_release);
+    os::wake_one(pager.calls);
+    os::wait_on(pager.rounds, round, kRoundNs);
+  }
+}
+
+void wait_before_growth() noexcept {
   constexpr std::uint64_t kLimitNs = 20'000'000;
   const std::uint64_t start = os::clock_fine_ns();
-  static_cast<void>(wait_while_pressed(kLimitNs));
+  wait_for_room(kLimitNs);
   count(pager.counters.throttles);
   count(pager.counters.throttle_ns, os::clock_fine_ns() - start);
 }

@@ -64,18 +64,24 @@ bool unshare(std::uint64_t first, unsigned page_count) noexcept {
   return os::unshare_pages(pager.table.address_of(first), end - begin);
 }
 
-// Makes the faults of the unit that holds a page ours, and before the first of all those of the staging area.
-// Lock of one of its groups held.
+// The faults of the staging area become ours, before those of any other memory.
+bool watch_staging() noexcept {
+  if (pager.is_staging_watched.load(std::memory_order_relaxed)) return true;
+  if (pager.faults.watch(pager.staging, pager.table.size_bytes()) != 0 || !watch_beacons()) return false;
+  pager.is_staging_watched.store(true, std::memory_order_release);
+  return true;
+}
+
+// Makes the faults of the unit that holds a page ours. Lock of one of its groups held.
 bool watch_unit(std::uint64_t page) noexcept {
   UnitRecord& unit = pager.table.unit_of_page(page);
-  if (unit.watched.load(std::memory_order_relaxed) != 0) return true;
-  if (!pager.is_staging_watched.load(std::memory_order_relaxed)) {
-    if (pager.faults.watch(pager.staging, pager.table.size_bytes()) != 0 || !watch_beacons()) return false;
-    pager.is_staging_watched.store(true, std::memory_order_release);
-  }
+  const WatchState state = unit.watched.load(std::memory_order_relaxed);
+  const bool is_all = pager.is_all_watched.load(std::memory_order_relaxed);
+  if (state == WatchState::watched || (state == WatchState::as_all && is_all)) return true;
+  if (!watch_staging()) return false;
   std::byte* const start = pager.table.base() + page / (kUnitBytes / kPageBytes) * kUnitBytes;
   if (pager.faults.watch(start, kUnitBytes) != 0) return false;
-  unit.watched.store(1, std::memory_order_relaxed);
+  unit.watched.store(WatchState::watched, std::memory_order_relaxed);
   return true;
 }
 
@@ -382,6 +388,7 @@ unsigned Evictor::put_away(std::uint64_t group) noexcept {
     if ((gone >> i & 1) != 0) purge_later(first_page(group) + i);
   }
   pager.staged_pages.fetch_sub(freed, std::memory_order_relaxed);
+  pager.room.note_freed(freed);
   count(pager.counters.page_outs, freed);
   if (freed != 0 && (record.queues & kInColdQueue) == 0 && cold_.push(group)) record.queues |= kInColdQueue;
   if (is_left && staged_.push(group)) record.queues |= kInStageQueue;
@@ -406,6 +413,7 @@ bool Evictor::finish_page(const BatchPage& item, Handle written) noexcept {
   if (word.state() == PageState::staged) {
     purge_later(item.page);
     pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    pager.room.note_freed(1);
     count(pager.counters.page_outs);
   } else {
     store.drop(word.handle());
@@ -468,12 +476,33 @@ void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
   purge_now();
 }
 
-// One round against a fixed budget.
+// Near the budget every first touch of memory is reported to us, so that whoever fills memory faster than it
+// goes out waits for it. Memory that was decommitted and is used again has lost that, and gets it back here.
+void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t now_ms) noexcept {
+  constexpr std::uint64_t kAgainMs = 10;
+  if (used < budget - budget / 4) return;
+  const std::uint32_t lost = pager.lost_units.load(std::memory_order_relaxed);
+  const bool is_first = !pager.is_all_watched.load(std::memory_order_relaxed);
+  if (!is_first && (lost == seen_lost_ || now_ms - last_watch_ms_ < kAgainMs)) return;
+  seen_lost_ = lost;
+  last_watch_ms_ = now_ms;
+  if (!watch_staging()) return;
+  bool is_done = true;
+  for (const Range& range : ranges_) {
+    if (range.begin == range.end) continue;
+    is_done = pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;
+  }
+  if (is_done) pager.is_all_watched.store(true, std::memory_order_relaxed);
+}
+
+// One round against a fixed budget, short enough that the next look is not far.
 bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
-  if (used <= budget) return false;
+  // Below the budget, so that nobody has to wait for room all the time.
+  const std::size_t slack = std::min<std::size_t>(budget / 64, 4 * kMiB);
+  if (used + slack <= budget) return false;
+  constexpr std::uint64_t kRoundPages = 512;
   give_back_free_memory();
-  const std::uint64_t over = (used - budget) / kPageBytes;
-  const std::uint64_t wanted = over + budget / kPageBytes / 128 + 16;
+  const std::uint64_t wanted = std::min(kRoundPages, (used + 2 * slack - budget) / kPageBytes + 16);
   const std::uint64_t stage_target = std::max<std::uint64_t>(512, budget / kPageBytes / 8);
   std::uint64_t freed = put_away_oldest(wanted, stage_target / 2, 0);
   const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
@@ -515,41 +544,51 @@ bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
   return false;
 }
 
+// The figures of the system, and whether the program has to wait before it grows: not when the last round got
+// nothing out, because then there is nothing to wait for.
+std::size_t Evictor::look(std::size_t budget, bool is_stuck) noexcept {
+  const std::size_t used = pager.meter.anonymous_bytes();
+  pager.used_bytes.store(used, std::memory_order_relaxed);
+  pager.room.look(used, is_stuck || !pager.may_page_out ? 0 : budget);
+  vm::paging_pressure.store(is_room_short(), std::memory_order_relaxed);
+  return used;
+}
+
+void Evictor::once_a_second(std::uint64_t now_ms) noexcept {
+  if (now_ms - last_trim_ms_ < 1000) return;
+  last_trim_ms_ = now_ms;
+  refresh_budget();
+  pager.store(pager.own_store).trim();
+  pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
+}
+
 void Evictor::run() noexcept {
   constexpr std::uint64_t kNapNs = 2'000'000, kIdleNapNs = 20'000'000;
   bool is_stuck = false;
   for (;;) {
     const std::uint64_t now_ms = os::clock_coarse_ms();
     const std::size_t budget = pager.budget_bytes.load(std::memory_order_relaxed);
-    const std::size_t margin = budget / 16 < 8 * kMiB ? budget / 16 : 8 * kMiB;
+    const std::uint32_t calls = pager.calls.load(std::memory_order_acquire);
     tick_ = static_cast<std::uint16_t>(now_ms / 100);
     pager.victims.set_time(static_cast<std::uint32_t>(now_ms / 100));
     settle_journal(static_cast<std::uint32_t>(now_ms));
-    const std::size_t used = pager.meter.anonymous_bytes();
-    pager.used_bytes.store(used, std::memory_order_relaxed);
-    // At once: a round may take long, and whoever allocates meanwhile makes it longer. Unless the last round
-    // got nothing out: then there is nothing to wait for.
-    const bool is_over = budget != 0 && used > budget + margin;
-    const bool may_press = now_ms >= pager.no_pressure_until_ms.load(std::memory_order_relaxed);
-    vm::paging_pressure.store(is_over && !is_stuck && may_press, std::memory_order_relaxed);
+    const std::size_t used = look(budget, is_stuck);
     bool is_busy = false;
-    if (pager.may_page_out) is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
-    if (now_ms - last_trim_ms_ >= 1000) {
-      last_trim_ms_ = now_ms;
-      refresh_budget();
-      pager.store(pager.own_store).trim();
-      pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
+    if (pager.may_page_out) {
+      if (budget != 0) watch_growth(used, budget, now_ms);
+      is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
     }
+    once_a_second(now_ms);
     note_saved(now_ms);
-    is_stuck = is_over && !is_busy;
-    pager.room.fetch_add(1, std::memory_order_release);
-    os::wake_all(pager.room);
+    is_stuck = budget != 0 && used > budget && !is_busy;
+    pager.rounds.fetch_add(1, std::memory_order_release);
+    os::wake_all(pager.rounds);
     // What goes in circles (pages that do not compress, and nowhere to write them) need not do so at full
     // speed.
     constexpr unsigned kFruitlessMax = 64;
     if (is_busy && fruitless_rounds_ < kFruitlessMax) continue;
     const bool is_near = budget != 0 && used + used / 2 > budget;
-    os::sleep_ns(is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
+    os::wait_on(pager.calls, calls, is_near || !pager.journal.is_empty() ? kNapNs : kIdleNapNs);
   }
 }
 
@@ -587,6 +626,7 @@ bool start_evictor() noexcept {
   return os::start_service_thread(
       [](void* started) {
         wait_at_gate();
+        os::answer_quickly();
         static_cast<Evictor*>(started)->run();
       },
       evictor, "glebe-evict");

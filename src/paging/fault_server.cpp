@@ -19,7 +19,6 @@
 #include "src/base/text.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
-#include "src/vm/pageable.h"
 
 namespace glebe::paging {
 namespace {
@@ -148,9 +147,8 @@ void postpone(const Fault& fault, Server& server) noexcept {
 // By the listener: answers at once, or leaves the fault to a thread that may wait.
 void take_fault(Fault& fault, bool is_alone, Server& server) noexcept {
   const std::uint64_t group = fault.page / kGroupPages;
-  // Whoever touches pages faster than they can go out again does not get far.
-  const bool is_braked = vm::paging_pressure.load(std::memory_order_relaxed) &&
-                         pager.table.get(fault.page).state() == PageState::stored;
+  // Whoever touches pages faster than they can go out again does not get far. What is staged is in RAM.
+  const bool is_braked = is_room_short() && pager.table.get(fault.page).state() != PageState::staged;
   if (is_braked && brake_queue.push(fault)) return;
   if (!is_alone && help_queue.push(fault)) return;
   if (!pager.table.try_lock(group)) {
@@ -206,7 +204,7 @@ void run_helper(void*) noexcept {
 }
 
 void run_brake(void*) noexcept {
-  constexpr std::uint64_t kWaitNs = 2'000'000;  // at most: a program that cannot get under its budget goes on
+  constexpr std::uint64_t kWaitNs = 100'000'000;  // at most: a program that cannot get under its budget goes on
   wait_at_gate();
   Server* server = make_server();
   CHECK(server != nullptr);
@@ -214,7 +212,7 @@ void run_brake(void*) noexcept {
     Fault fault;
     brake_queue.wait(&fault);
     const std::uint64_t waited = os::clock_fine_ns() - fault.start_ns;
-    if (waited < kWaitNs) static_cast<void>(wait_while_pressed(kWaitNs - waited));
+    if (waited < kWaitNs) wait_for_room(kWaitNs - waited);
     if (!answer(fault, server->scratch, server->buffer)) postpone(fault, *server);
   }
 }

@@ -12,7 +12,7 @@
 namespace glebe::paging {
 namespace {
 
-alignas(4096) constinit const std::byte zero_page[kPageBytes] = {};
+alignas(4096) constinit std::byte zero_pages[kGroupBytes] = {};  // never written: no memory, nor in the file
 
 using Return = VictimOrder::Return;
 
@@ -21,18 +21,18 @@ struct Stream {
   std::atomic<std::uint64_t> next{0};
   std::atomic<unsigned> window{0};
 };
-constexpr unsigned kStreams = 64, kWindowMax = 4;
+constexpr unsigned kStreams = 64, kWindowMax = 4, kFreshWindowMax = kGroupPages;
 constinit Stream streams[kStreams];
 constinit std::atomic<unsigned> next_stream{0};
 
 // How many pages to bring along with this one.
-unsigned window_for(std::uint64_t page) noexcept {
+unsigned window_for(std::uint64_t page, unsigned window_max) noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
   for (Stream& stream : streams) {
     const std::uint64_t next = stream.next.load(kRelaxed);
     if (next == 0 || page < next || page > next + 2) continue;
-    const unsigned window =
-        stream.window.load(kRelaxed) * 2 < kWindowMax ? stream.window.load(kRelaxed) * 2 : kWindowMax;
+    const unsigned doubled = stream.window.load(kRelaxed) * 2;
+    const unsigned window = doubled < window_max ? doubled : window_max;
     stream.window.store(window, kRelaxed);
     stream.next.store(page + window + 1, kRelaxed);
     return window;
@@ -89,6 +89,21 @@ struct Expander {
   }
 };
 
+// Memory that is touched for the first time: when that goes on in order, zeros come for the pages behind it
+// too, as far as their group goes and nothing of them is out. False: a fork is under way.
+bool fill_fresh(std::uint64_t page) noexcept {
+  const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
+  const std::uint64_t wanted = page + 1 + window_for(page, kFreshWindowMax);
+  std::uint64_t end = page + 1;
+  while (end < wanted && end < group_end && !pager.table.get(end).is_out()) ++end;
+  std::byte* const address = pager.table.address_of(page);
+  const int error = pager.faults.copy(address, zero_pages, (end - page) * kPageBytes);
+  if (error == -EAGAIN) return false;
+  if (error != 0) pager.faults.wake(address, kPageBytes);  // one of them is there already
+  pager.room.note_placed(error == 0 ? end - page : 1);
+  return true;
+}
+
 }  // namespace
 
 PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept {
@@ -100,13 +115,14 @@ int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {
   std::byte* const address = pager.table.address_of(page);
   const int error = pager.faults.copy(address, contents, kPageBytes);
   if (error == -EAGAIN) return error;
+  if (error == 0) pager.room.note_placed(1);
   // There already (-EEXIST), or not to be had any more (the program is ending): nobody may wait for ever.
   if (error != 0) pager.faults.wake(address, kPageBytes);
   return 0;
 }
 
 bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept {
-  if (is_write) return put_in_place(page, zero_page) == 0;
+  if (is_write) return put_in_place(page, zero_pages) == 0;
   std::byte* const address = pager.table.address_of(page);
   const int error = pager.faults.zero(address, kPageBytes);
   if (error == -EAGAIN) return false;
@@ -118,7 +134,7 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
   const PageWord word = pager.table.get(page);
   switch (word.state()) {
     case PageState::resident:
-      if (!fill_with_zeros(page, is_write)) return PageIn::later;
+      if (!(is_write ? fill_fresh(page) : fill_with_zeros(page, is_write))) return PageIn::later;
       count(pager.counters.zero_fills);
       pager.victims.note_use(page / kGroupPages, Return::fresh);
       return PageIn::done;
@@ -137,7 +153,7 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
 
 void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
   const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const std::uint64_t wanted = page + 1 + window_for(page);
+  const std::uint64_t wanted = page + 1 + window_for(page, kWindowMax);
   const std::uint64_t end = wanted < group_end ? wanted : group_end;
   for (std::uint64_t next = page + 1; next < end; ++next) {
     const PageWord word = pager.table.get(next);

@@ -67,9 +67,13 @@ struct GroupRecord {
 };
 static_assert(sizeof(GroupRecord) == 8);
 
+// Whether the faults of a unit are reported to us: as those of all memory are, surely, or not (a new mapping
+// took the place of the old).
+enum class WatchState : std::uint8_t { as_all, watched, lost };
+
 struct UnitRecord {
   std::atomic<std::uint16_t> pages_out;  // not resident; at least as many as the words say
-  std::atomic<std::uint8_t> watched;     // faults of the whole unit are reported to us
+  std::atomic<WatchState> watched;
   std::uint8_t spare;
 };
 

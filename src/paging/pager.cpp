@@ -22,7 +22,7 @@ namespace {
 constexpr std::uint32_t kStarting = 0, kRunning = 1, kFailed = 2;
 constexpr std::uint64_t kBootWaitNs = 1'000'000'000;
 
-constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out, wait_for_room};
+constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out, wait_before_growth};
 
 // Why the pager does not run, and what would help.
 struct Missing {

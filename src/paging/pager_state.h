@@ -15,6 +15,7 @@
 #include "src/paging/journal.h"
 #include "src/paging/page_table.h"
 #include "src/paging/pager.h"
+#include "src/paging/room.h"
 #include "src/paging/saved.h"
 #include "src/paging/victim.h"
 
@@ -50,13 +51,17 @@ struct Pager {
   std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
   std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
-  std::atomic<std::uint32_t> room{0};   // futex: counts the evictor's rounds, for those who wait for room
+  Room room;
+  std::atomic<std::uint32_t> rounds{0};  // futex: counts the evictor's, for those who wait for room
+  std::atomic<std::uint32_t> calls{0};   // futex: somebody waits for room, the evictor should come
   std::atomic<std::uint32_t> ready{0};  // futex: 1 when the pager serves, 2 when it cannot
   std::atomic<std::uint32_t> gate{0};   // futex: 1 when the threads may begin
   std::atomic<std::uint32_t> fork_sequence{0};
   std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
   std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer
   std::atomic<bool> is_staging_watched{false};       // from the first time that something is staged
+  std::atomic<bool> is_all_watched{false};           // first touches of memory are reported to us, too
+  std::atomic<std::uint32_t> lost_units{0};          // how often a unit was decommitted
   std::atomic<bool> evictor_in_heap{false};          // holds locks of the heap: fork waits a moment
   PagerCounters counters;
 
@@ -99,10 +104,12 @@ void settle_journal(std::uint32_t now_ms) noexcept;
 [[nodiscard]] bool decommit_range(void* base, std::size_t size_bytes) noexcept;
 [[nodiscard]] std::uint64_t drop_freed(std::byte* first_page, unsigned count) noexcept;
 [[nodiscard]] unsigned count_out(const std::byte* first_page, unsigned count) noexcept;
-void wait_for_room() noexcept;
-// Waits while the process is far above its budget, for at most limit_ns. False: it still is. When hardly
-// anything went out meanwhile, nobody waits for the next two seconds.
-bool wait_while_pressed(std::uint64_t limit_ns) noexcept;
+void wait_before_growth() noexcept;
+// Above the budget, and waiting helps.
+[[nodiscard]] bool is_room_short() noexcept;
+// Waits while room is short, for at most limit_ns. When hardly anything went out meanwhile, nobody waits for
+// the next two seconds.
+void wait_for_room(std::uint64_t limit_ns) noexcept;
 
 // fault_server.cpp
 // Threads are made before any of them may begin: making one calls malloc, and the page it gets may be out.
