@@ -132,7 +132,7 @@ class Cgroup:
         write(f'{self.path}/{"memory.limit_in_bytes" if self.is_1 else "memory.max"}', size_bytes)
 
     def uncharged_pool_bytes(self):
-        """What the compressed pools hold that no cgroup is charged for: zram never, zswap only in version 2."""
+        """What compressed pools hold and no cgroup is charged for: zram never, zswap only in version 2."""
         return pool_bytes() if self.is_1 else zram_bytes()
 
     def enter(self):

@@ -73,6 +73,38 @@ PageIn take_back(std::uint64_t page, PageWord word, bool is_write) noexcept {
   return PageIn::done;
 }
 
+// Since when the system has refused memory for pages that somebody waits for; 0: it does not.
+constinit std::atomic<std::uint64_t> no_memory_since_ms{0};
+
+[[noreturn]] void fail_without_memory(std::uint64_t page) noexcept {
+  char space[256];
+  Text text(space);
+  text.append("glebe: the page at ").append_address(pager.table.address_of(page));
+  text.append(" is out, and the system has no memory to bring it back; the process ends\n");
+  os::write_error_of_program(text.c_str(), text.size());
+  os::abort_process();
+}
+
+// What follows from the result of putting a page in place: 0, or -EAGAIN when it has to be tried again. That
+// is so during a fork, and when there is no memory just now: to go on without the page would make it zeros.
+int after_filling(std::uint64_t page, int error) noexcept {
+  constexpr std::uint64_t kNoMemoryMaxMs = 20'000;
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  if (error == -EAGAIN) return error;
+  if (error == -ENOMEM) {
+    const std::uint64_t now_ms = os::clock_coarse_ms();
+    std::uint64_t since_ms = 0;
+    if (!no_memory_since_ms.compare_exchange_strong(since_ms, now_ms, kRelaxed) &&
+        now_ms - since_ms > kNoMemoryMaxMs)
+      fail_without_memory(page);
+    return -EAGAIN;
+  }
+  if (no_memory_since_ms.load(kRelaxed) != 0) no_memory_since_ms.store(0, kRelaxed);
+  // There already (-EEXIST), or not to be had any more (the program is ending): nobody may wait for ever.
+  if (error != 0) pager.faults.wake(pager.table.address_of(page), kPageBytes);
+  return 0;
+}
+
 // A stored page comes back. False: a fork is under way.
 struct Expander {
   Scratch& scratch;
@@ -96,12 +128,9 @@ bool fill_fresh(std::uint64_t page) noexcept {
   const std::uint64_t wanted = page + 1 + window_for(page, kFreshWindowMax);
   std::uint64_t end = page + 1;
   while (end < wanted && end < group_end && !pager.table.get(end).is_out()) ++end;
-  std::byte* const address = pager.table.address_of(page);
-  const int error = pager.faults.copy(address, zero_pages, (end - page) * kPageBytes);
-  if (error == -EAGAIN) return false;
-  if (error != 0) pager.faults.wake(address, kPageBytes);  // one of them is there already
+  const int error = pager.faults.copy(pager.table.address_of(page), zero_pages, (end - page) * kPageBytes);
   pager.room.note_placed(error == 0 ? end - page : 1);
-  return true;
+  return after_filling(page, error) == 0;  // that one of the others is there already does no harm
 }
 
 }  // namespace
@@ -112,22 +141,14 @@ PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept {
 }
 
 int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {
-  std::byte* const address = pager.table.address_of(page);
-  const int error = pager.faults.copy(address, contents, kPageBytes);
-  if (error == -EAGAIN) return error;
+  const int error = pager.faults.copy(pager.table.address_of(page), contents, kPageBytes);
   if (error == 0) pager.room.note_placed(1);
-  // There already (-EEXIST), or not to be had any more (the program is ending): nobody may wait for ever.
-  if (error != 0) pager.faults.wake(address, kPageBytes);
-  return 0;
+  return after_filling(page, error);
 }
 
 bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept {
   if (is_write) return put_in_place(page, zero_pages) == 0;
-  std::byte* const address = pager.table.address_of(page);
-  const int error = pager.faults.zero(address, kPageBytes);
-  if (error == -EAGAIN) return false;
-  if (error != 0) pager.faults.wake(address, kPageBytes);
-  return true;
+  return after_filling(page, pager.faults.zero(pager.table.address_of(page), kPageBytes)) == 0;
 }
 
 PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept {

@@ -10,7 +10,7 @@ namespace glebe::paging {
 enum class PageIn : std::uint8_t {
   done,      // the page is there
   expanded,  // it is there, and came from the compressed tier
-  later,     // a fork is under way: nothing was done, try again
+  later,     // a fork is under way, or no memory: nothing was done, try again
 };
 
 // Answers a touch of a missing page that is not in a file. `buffer` holds a page.
@@ -23,7 +23,8 @@ void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcep
 // Read-ahead is no use of a page.
 [[nodiscard]] PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept;
 
-// Puts contents in place and wakes who waits. 0, or -EAGAIN while a fork is under way.
+// Puts contents in place and wakes who waits. 0, or -EAGAIN while a fork is under way or memory is short;
+// when there is none for 20 s, says so and ends the process.
 [[nodiscard]] int put_in_place(std::uint64_t page, const std::byte* contents) noexcept;
 
 // The page reads as zero.
