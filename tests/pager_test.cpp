@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 
 #include <algorithm>
@@ -229,33 +228,6 @@ int forks_during_reads(const char* directory) {
   return wrong != 0 ? 3 : failed;
 }
 
-// Children without the hooks of fork, which end at once, while others take over. Their descriptors become
-// invalid while they are offered to the others.
-int forks_among_dying() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
-  const std::vector<Block> blocks = make_blocks(2 * kBudget);
-  if (!eventually(is_within_budget)) return 2;
-  std::atomic<bool> is_done{false};
-  std::thread short_lived([&] {
-    while (!is_done) {
-      const auto child =
-          static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
-      if (child == 0) ::syscall(SYS_exit_group, 0);
-      if (child > 0) ::waitpid(child, nullptr, 0);
-    }
-  });
-  int worst = 0;
-  for (int round = 0; round < 40 && worst == 0; ++round) {
-    worst = in_child([&] {
-      if (pager_mode() != PagerMode::uffd || pager_stats().takeovers != 1) return 1;
-      return wrong_words(blocks, 97) == 0 ? 0 : 2;
-    });
-  }
-  is_done = true;
-  short_lived.join();
-  return worst == 0 ? 0 : 10 + worst;
-}
-
 // A handler that touches cold memory, while the thread that it interrupts frees and purges.
 const std::vector<Block>* touched_blocks = nullptr;
 std::atomic<std::size_t> handler_calls{0}, handler_wrong{0};
@@ -474,7 +446,11 @@ TEST_CASE("G18 every order of victims keeps contents and budget", "[paging]") {
 }
 
 TEST_CASE("largest takes medium blocks before slabs, though slabs lie first", "[paging]") {
-  if (!may_page() || kHasShadow) return;
+  if (!may_page()) return;
+  if (kHasShadow) {
+    WARN("the sanitizer's shadow exceeds any budget: everything goes out, and no order shows");
+    return;
+  }
   CHECK(in_child(takes_largest_first) == 0);
 }
 
@@ -511,11 +487,6 @@ TEST_CASE("Forked children and their children see every byte and serve themselve
 TEST_CASE("A child does not wait for reads and writes that its parent had under way", "[paging]") {
   if (!may_page()) return;
   CHECK(in_child([] { return forks_during_reads("/var/tmp"); }) == 0);
-}
-
-TEST_CASE("Children that end at once do not keep others from taking over", "[paging]") {
-  if (!may_page() || kThreadSanitizer) return;  // whose runtime a bare clone(2) would leave in pieces
-  CHECK(in_child(forks_among_dying) == 0);
 }
 
 TEST_CASE("A signal handler may touch cold memory while its thread frees", "[paging]") {
