@@ -14,6 +14,7 @@ using namespace glebe::paging;
 namespace {
 
 constexpr std::uint64_t kGroups = 800;
+constexpr unsigned kGroupPages = 16;
 using Return = VictimOrder::Return;
 
 // Sizes as block_bytes() of the pager tells them: slabs, medium blocks, slots of two lengths.
@@ -28,7 +29,7 @@ struct Heap {
   std::unique_ptr<VictimOrder> order = std::make_unique<VictimOrder>();
   std::vector<bool> is_present = std::vector<bool>(kGroups, true);
 
-  explicit Heap(VictimKind kind) { REQUIRE(order->open(kind, kGroups, size_of)); }
+  explicit Heap(VictimKind kind) { REQUIRE(order->open(kind, {kGroups, kGroupPages}, size_of)); }
 
   // One turn; what went, in the order in which it went.
   std::vector<std::uint64_t> turn() {
@@ -83,10 +84,26 @@ TEST_CASE("clock and fifo take every group; only clock gives pages chances", "[p
     REQUIRE(heap.turn().size() == kGroups);
   }
   const Heap clock(VictimKind::clock), fifo(VictimKind::fifo);
-  REQUIRE(clock.order->chances(Return::staged) == 3);
-  REQUIRE(clock.order->chances(Return::stored) == 1);
-  REQUIRE(fifo.order->chances(Return::staged) == 0);
-  REQUIRE(fifo.order->chances(Return::stored) == 0);
+  REQUIRE(clock.order->chances(7, Return::staged) == 3);
+  REQUIRE(clock.order->chances(7, Return::stored) == 0);  // when it went is not known
+  REQUIRE(fifo.order->chances(7, Return::staged) == 0);
+  REQUIRE(fifo.order->chances(7, Return::stored) == 0);
+}
+
+TEST_CASE("clock: a page that comes back soon after it went is passed over, one that comes late is not",
+          "[paging]") {
+  constexpr std::uint64_t kResident = 400, kSoon = 3 * kResident / 8, kLate = 3 * kResident / 4;
+  Heap heap(VictimKind::clock);
+  heap.order->set_resident(kResident);
+  std::uint64_t next = 0;
+  for (int round = 0; round < 1000; ++round) {  // the epochs go round several times
+    const std::uint64_t page = next++ % (kGroups * kGroupPages);
+    heap.order->note_gone(page);
+    for (std::uint64_t i = 0; i < kSoon; ++i) heap.order->note_gone(next++ % (kGroups * kGroupPages));
+    REQUIRE(heap.order->chances(page, Return::stored) == 3);
+    for (std::uint64_t i = kSoon; i < kLate; ++i) heap.order->note_gone(next++ % (kGroups * kGroupPages));
+    REQUIRE(heap.order->chances(page, Return::stored) == 0);
+  }
 }
 
 TEST_CASE("s3fifo: a group earns a chance each time it comes back, three at most", "[paging]") {

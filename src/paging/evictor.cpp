@@ -378,6 +378,7 @@ unsigned Evictor::put_away(std::uint64_t group) noexcept {
     const PageWord word = table.get(page);
     if (word.state() != PageState::staged || word.is(PageWord::kBusy)) continue;
     if (put_away_page(page, (missing >> i & 1) != 0)) {
+      pager.victims.note_gone(page);
       gone |= 1u << i;
       ++freed;
     } else {
@@ -411,6 +412,7 @@ bool Evictor::finish_page(const BatchPage& item, Handle written) noexcept {
   }
   pager.table.set(item.page, PageWord::of(PageState::stored, written, pager.own_store));
   if (word.state() == PageState::staged) {
+    pager.victims.note_gone(item.page);
     purge_later(item.page);
     pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
     pager.room.note_freed(1);
@@ -503,10 +505,14 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   constexpr std::uint64_t kRoundPages = 512;
   give_back_free_memory();
   const std::uint64_t wanted = std::min(kRoundPages, (used + 2 * slack - budget) / kPageBytes + 16);
-  const std::uint64_t stage_target = std::max<std::uint64_t>(512, budget / kPageBytes / 8);
+  // Small: a page that is staged costs a fault although it is in RAM, and which pages come back soon is known
+  // without it (victim.h).
+  constexpr std::uint64_t kStagedShare = 32;
+  const std::uint64_t stage_target = std::max<std::uint64_t>(256, budget / kPageBytes / kStagedShare);
   std::uint64_t freed = put_away_oldest(wanted, stage_target / 2, 0);
   const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
   const std::size_t compressed_max = budget / 2;
+  pager.victims.set_resident((used > compressed ? used - compressed : 0) / kPageBytes);
   if (pager.store(pager.own_store).has_files() && compressed > compressed_max)
     write_cold(compressed - compressed_max);
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);

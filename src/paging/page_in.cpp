@@ -137,7 +137,7 @@ bool fill_fresh(std::uint64_t page) noexcept {
 
 PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept {
   pager.victims.note_use(page / kGroupPages, from);
-  return PageWord::resident(pager.victims.chances(from));
+  return PageWord::resident(pager.victims.chances(page, from));
 }
 
 int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {

@@ -116,7 +116,7 @@ const Missing* open_tables() noexcept {
   std::byte* const end = region.chunk_base + std::size_t{region.chunk_count} * kUnitBytes;
   const auto size_bytes = static_cast<std::size_t>(end - base);
   if (!pager.table.open(base, size_bytes) || !pager.journal.open() || !open_beacons()) return &kNoAddresses;
-  if (!pager.victims.open(pager.options.victim, size_bytes / kGroupBytes, block_bytes)) return &kNoAddresses;
+  if (!pager.victims.open(pager.options.victim, {size_bytes / kGroupBytes, kGroupPages}, block_bytes)) return &kNoAddresses;
   pager.staging = static_cast<std::byte*>(os::reserve(size_bytes, kUnitBytes));
   if (pager.staging == nullptr || !os::commit(pager.staging, size_bytes)) return &kNoAddresses;
   return nullptr;

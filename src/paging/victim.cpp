@@ -14,20 +14,44 @@ constexpr auto kRelaxed = std::memory_order_relaxed;  // hints: what is lost cos
 
 }  // namespace
 
-bool VictimOrder::open(VictimKind kind, std::uint64_t group_count,
+bool VictimOrder::open(VictimKind kind, const Groups& groups,
                        std::size_t (*bytes_of)(std::uint64_t group)) noexcept {
   kind_ = kind;
   bytes_of_ = bytes_of;
-  if (kind != VictimKind::lru && kind != VictimKind::oldest && kind != VictimKind::s3_fifo) return true;
-  words_bytes_ = align_up(group_count * sizeof *words_, os::page_bytes());
-  void* base = os::reserve(words_bytes_, os::page_bytes());
+  const bool has_words =
+      kind == VictimKind::lru || kind == VictimKind::oldest || kind == VictimKind::s3_fifo;
+  const std::uint64_t entries_bytes = has_words ? sizeof *words_ : groups.pages * sizeof *epochs_;
+  if (!has_words && kind != VictimKind::clock) return true;
+  table_bytes_ = align_up(groups.count * entries_bytes, os::page_bytes());
+  void* base = os::reserve(table_bytes_, os::page_bytes());
   if (base == nullptr) return false;
-  if (!os::commit(base, words_bytes_)) {
-    os::release(base, words_bytes_);
+  if (!os::commit(base, table_bytes_)) {
+    os::release(base, table_bytes_);
     return false;
   }
-  words_ = static_cast<std::atomic<std::uint32_t>*>(base);
+  table_ = base;
+  if (has_words) {
+    words_ = static_cast<std::atomic<std::uint32_t>*>(base);
+  } else {
+    epochs_ = static_cast<std::atomic<std::uint8_t>*>(base);
+  }
   return true;
+}
+
+void VictimOrder::note_gone(std::uint64_t page) noexcept {
+  if (epochs_ == nullptr) return;
+  std::uint8_t epoch = epoch_.load(kRelaxed);
+  epochs_[page].store(epoch, kRelaxed);
+  if (++gone_in_epoch_ * kEpochsOfResident < resident_) return;
+  gone_in_epoch_ = 0;
+  epoch_.store(epoch == UINT8_MAX ? 1 : ++epoch, kRelaxed);
+}
+
+bool VictimOrder::went_lately(std::uint64_t page) const noexcept {
+  constexpr unsigned kLately = kEpochsOfResident / 2;
+  if (epochs_ == nullptr) return false;
+  const unsigned then = epochs_[page].load(kRelaxed), now = epoch_.load(kRelaxed);
+  return then != 0 && (now + UINT8_MAX - then) % UINT8_MAX <= kLately;
 }
 
 void VictimOrder::note_use(std::uint64_t group, Return from) noexcept {
@@ -76,7 +100,7 @@ void VictimOrder::end_turn() noexcept {
 }
 
 void VictimOrder::unlock_memory() const noexcept {
-  if (words_ != nullptr) os::unlock_memory(words_, words_bytes_);
+  if (table_ != nullptr) os::unlock_memory(table_, table_bytes_);
 }
 
 unsigned VictimOrder::rank_of(std::uint32_t value) noexcept {

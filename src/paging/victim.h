@@ -5,8 +5,9 @@
 // The evictor's clock hand goes round the present pages. For each group of 16 pages (64 KiB) it asks
 // may_go(); in a group that may go, a page goes unless it has chances left (PageWord). So an order decides by
 // two means:
-//   clock     every group may go; a page that was touched while it was staged is passed over three times, one
-//             that came back from the store once
+//   clock     every group may go; a page that was touched while it was staged is passed over three times, and
+//             so is one that came back from the store soon: before half as many pages went out as are resident
+//             (the refault distance of Linux, mm/workingset.c)
 //   fifo      every group may go, and no page has chances: by turns, in the order of addresses
 //   s3_fifo   a group earns a chance, up to three, each time that one of its pages comes back, and uses up
 //   one
@@ -19,8 +20,9 @@
 // The last three are ranks. No turn sorts anything: the hand counts the groups that stay by rank, and at the
 // end of a turn the eighth of them with the highest ranks is released for the next one.
 //
-// The evictor alone calls may_go(), set_time() and end_turn(); note_use() may be called by any thread. One
-// word per group, only for the orders that need it; the table costs memory where the heap has some.
+// The evictor alone calls may_go(), set_time(), set_resident(), note_gone() and end_turn(); the others may be
+// called by any thread. A word per group or a byte per page, only for the orders that need it; the table costs
+// memory where the heap has some.
 #pragma once
 
 #include <atomic>
@@ -41,18 +43,27 @@ class VictimOrder {
   // or freed; known only where the faults of its unit are ours).
   enum class Return : std::uint8_t { staged, stored, fresh };
 
-  // For groups [0, group_count). `bytes_of` tells the size of the blocks in a group; only `largest` asks.
+  // For groups [0, group_count) of `group_pages` each. `bytes_of` tells the size of the blocks in a group; only `largest` asks.
   // False: no addresses, or no commit charge, for the table.
-  [[nodiscard]] bool open(VictimKind kind, std::uint64_t group_count,
+  struct Groups {
+    std::uint64_t count;
+    unsigned pages;  // of each
+  };
+  [[nodiscard]] bool open(VictimKind kind, const Groups& groups,
                           std::size_t (*bytes_of)(std::uint64_t group)) noexcept;
 
   [[nodiscard]] VictimKind kind() const noexcept { return kind_; }
 
   // How often the clock hand passes over a page that came back.
-  [[nodiscard]] unsigned chances(Return from) const noexcept {
+  [[nodiscard]] unsigned chances(std::uint64_t page, Return from) const noexcept {
     if (kind_ != VictimKind::clock || from == Return::fresh) return 0;
-    return from == Return::staged ? 3 : 1;
+    return from == Return::staged || went_lately(page) ? kChancesMax : 0;
   }
+
+  // A page went to the store.
+  void note_gone(std::uint64_t page) noexcept;
+  // About how many pages are in RAM now.
+  void set_resident(std::uint64_t pages) noexcept { resident_ = pages; }
 
   // A page of the group came back, because a thread touched it.
   void note_use(std::uint64_t group, Return from) noexcept;
@@ -71,6 +82,7 @@ class VictimOrder {
   [[nodiscard]] bool is_ranked() const noexcept {
     return kind_ == VictimKind::lru || kind_ == VictimKind::oldest || kind_ == VictimKind::largest;
   }
+  [[nodiscard]] bool went_lately(std::uint64_t page) const noexcept;
   [[nodiscard]] bool use_chance(std::atomic<std::uint32_t>& chances) const noexcept;
   [[nodiscard]] std::uint32_t age_of(std::uint64_t group) const noexcept;
 
@@ -78,7 +90,14 @@ class VictimOrder {
   std::size_t (*bytes_of_)(std::uint64_t group) = nullptr;
   // s3_fifo: chances. lru, oldest: a tick plus 1; 0: not seen so far.
   std::atomic<std::uint32_t>* words_ = nullptr;
-  std::size_t words_bytes_ = 0;
+  // clock: the epoch in which a page went, from 1 to 255 and round; 0: it never did. An epoch is an eighth of
+  // the resident pages long.
+  static constexpr std::uint64_t kEpochsOfResident = 8;
+  std::atomic<std::uint8_t>* epochs_ = nullptr;
+  std::atomic<std::uint8_t> epoch_{1};
+  std::uint64_t resident_ = 0, gone_in_epoch_ = 0;
+  void* table_ = nullptr;
+  std::size_t table_bytes_ = 0;
   std::atomic<std::uint32_t> tick_{0};
   unsigned limit_ = kRanks;  // ranks from here on may go; nothing before the first turn has counted
   std::uint64_t stayed_[kRanks] = {};
