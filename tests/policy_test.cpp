@@ -125,8 +125,31 @@ TEST_CASE("G6 s3_fifo: what is used once leaves before what is used often, and a
   REQUIRE(policy.count() == 4 + 1 + 6);
 }
 
+TEST_CASE("G6 0-12 two_q: a scan passes through the first queue, what came back soon is in the order of use",
+          "[paging]") {
+  auto items = make_items(40);
+  TwoQ policy;
+  for (std::size_t i = 0; i < 8; ++i) policy.insert(&items[i]);
+  policy.touch(&items[0]);  // in the first queue a touch does not matter
+  for (std::uint64_t expected = 0; expected < 4; ++expected) {
+    REQUIRE(policy.take(kAnything)->birth == expected);
+  }
+  // Ghosts: as many as half of what is queued, and one.
+  for (const unsigned back : {0u, 2u, 3u}) policy.insert(&items[back]);
+  REQUIRE(items[0].queue == VictimItem::kFirst);  // three left after it did: too long ago
+  REQUIRE(items[2].queue == VictimItem::kSecond);
+  REQUIRE(items[3].queue == VictimItem::kSecond);
+  policy.touch(&items[2]);
+  // A scan does not reach the second list as long as it fills more than a quarter.
+  for (std::size_t i = 20; i < 32; ++i) policy.insert(&items[i]);
+  Births left;
+  while (policy.count() != 4) left.push_back(policy.take(kAnything)->birth);
+  REQUIRE(left == Births{4, 5, 6, 7, 0, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29});
+  REQUIRE(take_all(policy) == Births{30, 31, 3, 2});
+}
+
 TEMPLATE_TEST_CASE("G6 a refused item is passed over and nothing is lost", "[paging]", Lru, Clock, S3Fifo,
-                   Fifo, Oldest, Largest) {
+                   Fifo, Oldest, Largest, TwoQ) {
   auto items = make_items(100);
   TestType policy;
   for (std::size_t i = 0; i < 100; ++i) policy.insert(&items[i]);
@@ -146,7 +169,7 @@ TEMPLATE_TEST_CASE("G6 a refused item is passed over and nothing is lost", "[pag
 }
 
 TEMPLATE_TEST_CASE("G6 selection is O(k): ten victims of a million look at few items", "[paging]", Lru, Clock,
-                   S3Fifo, Fifo, Oldest, Largest) {
+                   S3Fifo, Fifo, Oldest, Largest, TwoQ) {
   constexpr std::size_t kCount = 1'000'000;
   auto items = make_items(kCount);
   TestType policy;
@@ -157,7 +180,7 @@ TEMPLATE_TEST_CASE("G6 selection is O(k): ten victims of a million look at few i
 }
 
 TEMPLATE_TEST_CASE("G6 what was taken and put back comes in the same order again", "[paging]", Lru, Clock,
-                   S3Fifo, Fifo, Oldest, Largest) {
+                   S3Fifo, Fifo, Oldest, Largest, TwoQ) {
   auto items = make_items(50);
   TestType policy;
   for (std::size_t i = 0; i < 50; ++i) {

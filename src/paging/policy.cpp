@@ -155,6 +155,63 @@ VictimItem* S3Fifo::take(const Acceptor& acceptor) noexcept {
   return nullptr;
 }
 
+void TwoQ::insert(VictimItem* item) noexcept {
+  // As in S3Fifo: the ghosts are a window of numbers.
+  const bool is_ghost =
+      item->queue == VictimItem::kGhost && evictions_ - item->number < count() / kGhostShare + 1;
+  join(is_ghost ? second_ : first_, item, is_ghost ? VictimItem::kSecond : VictimItem::kFirst);
+  ++(is_ghost ? second_count_ : first_count_);
+}
+
+void TwoQ::put_back(VictimItem* item) noexcept {
+  const bool from_first = item->queue == VictimItem::kGhost;  // take() left one
+  rejoin(from_first ? first_ : second_, item, from_first ? VictimItem::kFirst : VictimItem::kSecond);
+  ++(from_first ? first_count_ : second_count_);
+}
+
+void TwoQ::remove(VictimItem* item) noexcept {
+  const bool in_second = item->queue == VictimItem::kSecond;
+  leave(in_second ? second_ : first_, item);
+  --(in_second ? second_count_ : first_count_);
+}
+
+void TwoQ::touch(VictimItem* item) noexcept {
+  if (item->queue == VictimItem::kSecond) to_back(second_, item);
+}
+
+VictimItem* TwoQ::take_first(const Acceptor& acceptor) noexcept {
+  for (std::size_t left = first_count_; left != 0; --left) {
+    VictimItem* item = first_.first();
+    if (acceptor(item)) {
+      remove(item);
+      item->queue = VictimItem::kGhost;
+      item->number = ++evictions_;
+      return item;
+    }
+    to_back(first_, item);
+  }
+  return nullptr;
+}
+
+VictimItem* TwoQ::take_second(const Acceptor& acceptor) noexcept {
+  for (std::size_t left = second_count_; left != 0; --left) {
+    VictimItem* item = second_.first();
+    if (acceptor(item)) {
+      remove(item);
+      return item;
+    }
+    to_back(second_, item);
+  }
+  return nullptr;
+}
+
+VictimItem* TwoQ::take(const Acceptor& acceptor) noexcept {
+  const bool is_first = first_count_ * kFirstShare > count();
+  VictimItem* const item = is_first ? take_first(acceptor) : take_second(acceptor);
+  if (item != nullptr) return item;
+  return is_first ? take_second(acceptor) : take_first(acceptor);
+}
+
 void Fifo::insert(VictimItem* item) noexcept {
   join(list_, item, VictimItem::kFirst);
   ++count_;
@@ -209,7 +266,7 @@ VictimItem* Victims::take(const Acceptor& acceptor) noexcept {
 
 std::size_t Victims::count() const noexcept {
   return streaming_.count() + lru_.count() + clock_.count() + s3_fifo_.count() + fifo_.count() +
-         oldest_.count() + largest_.count();
+         oldest_.count() + largest_.count() + two_q_.count();
 }
 
 }  // namespace glebe::paging

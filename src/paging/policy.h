@@ -5,7 +5,7 @@
 // them at run time. take() removes the next victim from the policy; whoever could not move it inserts it
 // again.
 //
-// The six orders, which the tests hold them to:
+// The seven orders, which the tests hold them to:
 //   lru       by the last touch, the longest ago first
 //   clock     by insertion; a touched item gets one more round (second chance)
 //   s3_fifo   new items pass a small queue (a tenth of all) and leave from there unless touched twice; the
@@ -14,13 +14,16 @@
 //   fifo      by insertion, touches do not matter
 //   oldest    by creation of the item (birth), however often it left and came back
 //   largest   by size, the largest first; the older one first among equals
+//   two_q     new items pass a queue by insertion, touches do not matter there; items leave from it as long as
+//             it has more than a quarter of all. An item that comes back soon goes to a second list, which is
+//             in the order of lru (Johnson and Shasha, VLDB 1994)
 //
 // put_back() undoes take(): items taken and not moved are put back in the opposite order, and the policy is
 // as it was, except for references that take() used up.
 //
 // An item that take() may not have (the acceptor says no: it is pinned) counts as touched in lru, clock and
-// s3_fifo; in the other three it keeps its place and is passed over. So k victims cost O(k) steps plus the
-// items refused, O(k log n) for oldest and largest.
+// s3_fifo, and goes to the end of its list in two_q; in the other three it keeps its place and is passed
+// over. So k victims cost O(k) steps plus the items refused, O(k log n) for oldest and largest.
 //
 // Not thread-safe: the caller's lock guards policy and items, except that touch() of a policy with
 // kTouchIsFree may be called by any thread at any time.
@@ -152,6 +155,27 @@ class Fifo {
   std::size_t count_ = 0;
 };
 
+class TwoQ {
+ public:
+  static constexpr bool kTouchIsFree = false;
+  static constexpr std::size_t kFirstShare = 4;  // the first queue holds one part in this many
+  static constexpr std::size_t kGhostShare = 2;  // as many ghosts as one part in this many of all
+  void insert(VictimItem* item) noexcept;
+  void put_back(VictimItem* item) noexcept;
+  void remove(VictimItem* item) noexcept;
+  void touch(VictimItem* item) noexcept;
+  [[nodiscard]] VictimItem* take(const Acceptor& acceptor) noexcept;
+  [[nodiscard]] std::size_t count() const noexcept { return first_count_ + second_count_; }
+
+ private:
+  [[nodiscard]] VictimItem* take_first(const Acceptor& acceptor) noexcept;
+  [[nodiscard]] VictimItem* take_second(const Acceptor& acceptor) noexcept;
+
+  VictimList first_, second_;
+  std::size_t first_count_ = 0, second_count_ = 0;
+  std::uint64_t evictions_ = 0;  // from the first queue; numbers the ghosts
+};
+
 // Oldest and Largest: a set in the order of a key.
 template <typename Key>
 class Ordered {
@@ -193,10 +217,10 @@ using Oldest = Ordered<BirthKey>;
 using Largest = Ordered<SizeKey>;
 
 static_assert(VictimPolicy<Lru> && VictimPolicy<Clock> && VictimPolicy<S3Fifo>);
-static_assert(VictimPolicy<Fifo> && VictimPolicy<Oldest> && VictimPolicy<Largest>);
+static_assert(VictimPolicy<Fifo> && VictimPolicy<Oldest> && VictimPolicy<Largest> && VictimPolicy<TwoQ>);
 
-enum class VictimKind : std::uint8_t { lru, clock, s3_fifo, fifo, oldest, largest };
-inline constexpr unsigned kVictimKinds = 6;
+enum class VictimKind : std::uint8_t { lru, clock, s3_fifo, fifo, oldest, largest, two_q };
+inline constexpr unsigned kVictimKinds = 7;
 
 // One policy, chosen at run time, and in front of it a queue of streaming items in the order of their
 // insertion. Satisfies the concept except that whether touch() is free is a question to the object.
@@ -205,7 +229,9 @@ class Victims {
   explicit Victims(VictimKind kind) noexcept : kind_(kind) {}
 
   [[nodiscard]] VictimKind kind() const noexcept { return kind_; }
-  [[nodiscard]] bool touch_is_free() const noexcept { return kind_ != VictimKind::lru; }
+  [[nodiscard]] bool touch_is_free() const noexcept {
+    return kind_ != VictimKind::lru && kind_ != VictimKind::two_q;
+  }
 
   void insert(VictimItem* item) noexcept;
   void put_back(VictimItem* item) noexcept;
@@ -214,6 +240,8 @@ class Victims {
     // Streaming items are not reordered; for the others a free touch needs no look at the queue.
     if (kind_ == VictimKind::lru) {
       if (item->queue == VictimItem::kFirst) lru_.touch(item);
+    } else if (kind_ == VictimKind::two_q) {
+      if (item->is_queued() && item->queue != VictimItem::kStreaming) two_q_.touch(item);
     } else if (kind_ == VictimKind::clock) {
       clock_.touch(item);
     } else if (kind_ == VictimKind::s3_fifo) {
@@ -238,9 +266,11 @@ class Victims {
       case VictimKind::oldest:
         return call(oldest_);
       case VictimKind::largest:
+        return call(largest_);
+      case VictimKind::two_q:
         break;
     }
-    return call(largest_);
+    return call(two_q_);
   }
 
   const VictimKind kind_;
@@ -251,6 +281,7 @@ class Victims {
   Fifo fifo_;
   Oldest oldest_;
   Largest largest_;
+  TwoQ two_q_;
 };
 
 }  // namespace glebe::paging
