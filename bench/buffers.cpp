@@ -1,5 +1,6 @@
 // Explicit buffers under load: mass page-out of many small buffers next to a plain pwrite loop over the same
-// bytes in the same run, threads that access buffers while their budget is half of what they use, and crawls.
+// bytes in the same run, threads that access buffers while their budget is half of what they use, crawls, and
+// what a view of something resident costs.
 // Every byte that comes back is compared; a difference ends the program with status 1.
 //
 //   build/bench/buffers --directory DIR [--counts 1000,10000,100000] [--rounds 5] [--threads 2,4,8,16]
@@ -237,6 +238,42 @@ void free_crawl(const Options& options) {
   }
 }
 
+// What a view of something resident costs (N6), and what a copy of it would.
+void resident_access(const Options& options) {
+  constexpr unsigned kPins = 500'000, kCopies = 2'000;
+  glebe::Pager pager = make_pager(options, 64 << 20, 0, 0);
+  const std::vector<glebe_buffer> buffers = make_buffers(pager, 64, kExtentBytes);
+  std::vector<std::byte> copy(kExtentBytes);
+  double pin = 1e9, touch = 1e9, copied = 1e9;
+  unsigned sum = 0;
+  for (unsigned round = 0; round < options.rounds; ++round) {
+    pin = std::min(pin, seconds_of([&] {
+                     for (unsigned i = 0; i < kPins; ++i) {
+                       const glebe::Pin held(pager.handle(), buffers[i % 64], {0, 1}, glebe::Access::read);
+                       sum += static_cast<unsigned>(held.bytes()[0]);
+                     }
+                   }));
+    const glebe::Pin held(pager.handle(), buffers[0], {0, kExtentBytes}, glebe::Access::read);
+    const volatile std::byte* const bytes = held.bytes().data();
+    touch = std::min(touch, seconds_of([&] {
+                       for (unsigned i = 0; i < kPins; ++i) {
+                         sum += static_cast<unsigned>(bytes[i * 64 % kExtentBytes]);
+                       }
+                     }));
+    copied = std::min(
+        copied, seconds_of([&] {
+          for (unsigned i = 0; i < kCopies; ++i) {
+            require(glebe_buffer_read(pager.handle(), buffers[i % 64], 0, copy.data(), kExtentBytes), "read");
+            sum += static_cast<unsigned>(copy[i]);
+          }
+        }));
+  }
+  fmt::print("\nresident access (N6), one thread; best of {}, sum {}\n", options.rounds, sum);
+  fmt::print("  pin, read a byte, unpin       {:>8.1f} ns\n", pin * 1e9 / kPins);
+  fmt::print("  read a byte of what is pinned {:>8.1f} ns\n", touch * 1e9 / kPins);
+  fmt::print("  copy the 64 KiB out           {:>8.1f} ns\n", copied * 1e9 / kCopies);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -250,5 +287,6 @@ int main(int argc, char** argv) {
   mass_page_out(options);
   concurrent_access(options);
   free_crawl(options);
+  resident_access(options);
   return 0;
 }

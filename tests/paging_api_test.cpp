@@ -1,8 +1,10 @@
 // Pageable buffers through the public headers alone: what a program sees of pagers, buffers, tickets, views
 // and budgets in C and C++, and what wrong arguments get.
 #include <glebe/paging.hpp>
+#include <glebe/paging_slice.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -314,4 +316,185 @@ TEST_CASE("paging API: wrong arguments are answered, not crashed on", "[paging]"
   glebe_pager_free(pager);
   glebe_pager_free(nullptr);
   glebe_budget_free(nullptr);
+}
+
+TEST_CASE("mut-B10 slices share the bytes of their buffer, nest, and refuse what lies outside", "[paging]") {
+  using glebe::Slice;
+  Pager pager(all_tiers());
+  REQUIRE(pager);
+  PagedBuffer buffer = pager.create(2 * kExtent + 800);
+  const Slice<> whole(buffer);
+  REQUIRE(whole);
+  REQUIRE(whole.element_count() == 2 * kExtent + 800);
+  const Slice<std::uint32_t> words = whole.as<std::uint32_t>();
+  REQUIRE(words.element_count() == (2 * kExtent + 800) / 4);
+  // A part of a part: offsets add up.
+  const Slice<std::uint32_t> part = words.slice(100, 32'800).slice(50, 32'500);
+  REQUIRE(part.offset_bytes() == 600);
+  REQUIRE(part.element_count() == 32'500);
+  REQUIRE(part.fill(7) == glebe_ok);
+  {
+    const auto seen = words.pin(Access::read);
+    REQUIRE(seen.read()[149] == 0);
+    REQUIRE(seen.read()[150] == 7);
+    REQUIRE(seen.read()[150 + 32'499] == 7);
+    REQUIRE(seen.read()[150 + 32'500] == 0);
+  }
+  // Written through one, seen through the other, by way of a file.
+  words.slice(200, 1).pin(Access::write).write()[0] = 0x01020304;
+  REQUIRE(buffer.swap_to(Tier::file) == glebe_ok);
+  REQUIRE(part.slice(50, 2).pin(Access::read).read()[0] == 0x01020304);
+  REQUIRE(whole.slice(800, 1).pin(Access::read).read()[0] == std::byte{4});
+  // What lies outside, or is no whole number of elements.
+  REQUIRE(part.slice(0, 32'501).result() == glebe_bad_argument);
+  REQUIRE(part.slice(32'501, 0).result() == glebe_bad_argument);
+  REQUIRE(part.slice(32'500, 0));
+  REQUIRE(part.slice(SIZE_MAX, 2).result() == glebe_bad_argument);
+  REQUIRE(part.slice(0, 32'501).slice(0, 1).result() == glebe_bad_argument);
+  REQUIRE_FALSE(part.slice(0, 32'501).pin(Access::read));
+  REQUIRE(whole.slice(0, 7).as<std::uint32_t>().result() == glebe_bad_argument);
+  REQUIRE(whole.slice(2, 8).as<std::uint32_t>().result() == glebe_bad_argument);  // begins between two
+  REQUIRE(part.as<std::uint64_t>().element_count() == 16'250);
+  REQUIRE(Slice<>(buffer, {2 * kExtent, 801}).result() == glebe_bad_argument);
+  // Copies, overlapping too.
+  REQUIRE(words.slice(1, 200).copy_from(words.slice(0, 200)) == glebe_ok);
+  REQUIRE(words.slice(201, 1).pin(Access::read).read()[0] == 7);
+  REQUIRE(words.slice(200, 1).pin(Access::read).read()[0] == 7);
+  REQUIRE(words.slice(0, 3).copy_from(words.slice(0, 4)) == glebe_bad_argument);
+  // A buffer that was made smaller, and one that is gone.
+  REQUIRE(buffer.resize(1000) == glebe_ok);
+  REQUIRE(part.pin(Access::read).result() == glebe_bad_argument);
+  REQUIRE(part.slice(0, 100).pin(Access::read).read()[1] == 7);
+  buffer.close();
+  REQUIRE(whole.slice(0, 1).pin(Access::read).result() == glebe_bad_handle);
+  REQUIRE(part.fill(1) == glebe_bad_handle);
+  const PagedBuffer next = pager.create(2 * kExtent + 800);  // in the same place
+  REQUIRE(whole.slice(0, 1).pin(Access::write).result() == glebe_bad_handle);
+  REQUIRE(Slice<>(buffer).result() == glebe_bad_handle);
+}
+
+TEST_CASE("B8 mut-B11 paging API: fill, clear, copy and resize", "[paging]") {
+  Pager pager(all_tiers());
+  REQUIRE(pager);
+  PagedBuffer one = pager.create(kExtent + 100), two = pager.create(kExtent + 200);
+  glebe_range_error error{};
+  const std::uint16_t element = 0x0201;
+  REQUIRE(one.fill({}, std::as_bytes(std::span(&element, 1)), &error) == glebe_ok);
+  REQUIRE(error.problem == glebe_range_right);
+  REQUIRE(two.copy_from(one, {}, 0, &error) == glebe_bad_argument);
+  REQUIRE(error.problem == glebe_range_lengths_differ);
+  char text[200];
+  const std::size_t length = glebe_range_error_text(&error, text, sizeof text);
+  REQUIRE(length == std::strlen(text));
+  REQUIRE(std::string(text) ==
+          "the source has 65636 bytes from 0 on, the destination 65736: name a size, or "
+          "resize one of them");
+  REQUIRE(glebe_range_error_text(&error, text, 5) == 4);
+  REQUIRE(std::string(text) == "the ");
+  REQUIRE(two.resize(kExtent + 100) == glebe_ok);
+  REQUIRE(two.copy_from(one, {}, 0, &error) == glebe_ok);
+  REQUIRE(two.pin(Access::read).bytes()[kExtent + 99] == std::byte{2});
+  REQUIRE(two.copy_from(one, {0, kExtent}, 101, &error) == glebe_bad_argument);
+  REQUIRE(error.problem == glebe_range_outside);
+  REQUIRE(error.offset == 101);
+  REQUIRE(error.size == kExtent);
+  REQUIRE(error.limit == kExtent + 100);
+  REQUIRE(two.clear({50, 100}) == glebe_ok);
+  {
+    const Pin pin = two.pin(Access::read);
+    REQUIRE(pin.bytes()[49] == std::byte{2});
+    REQUIRE(pin.bytes()[50] == std::byte{0});
+    REQUIRE(pin.bytes()[149] == std::byte{0});
+    REQUIRE(pin.bytes()[150] == std::byte{1});
+    REQUIRE(two.resize(10) == glebe_pinned);
+  }
+  REQUIRE(two.clear() == glebe_ok);
+  REQUIRE(two.info().unbacked_bytes == kExtent + 100);
+  Pager other(all_tiers());
+  PagedBuffer foreign = other.create(100);
+  REQUIRE(foreign.copy_from(one, {0, 100}) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_fill(nullptr, 0, 0, 0, &element, 2, nullptr) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_fill(pager.handle(), one.handle(), 0, 0, nullptr, 2, nullptr) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_fill(pager.handle(), one.handle(), 0, 0, &element, 0, nullptr) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_clear(nullptr, 0, 0, 0, nullptr) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_copy(pager.handle(), nullptr, nullptr) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_resize(nullptr, 0, 1) == glebe_bad_argument);
+  REQUIRE(glebe_range_error_text(nullptr, text, sizeof text) == 0);
+  REQUIRE(glebe_pager_compact(nullptr) == 0);
+  REQUIRE(glebe_pager_validate(pager.handle()) == 1);
+}
+
+TEST_CASE("G4 0-14 paging API: completions", "[paging]") {
+  Pager pager(all_tiers());
+  REQUIRE(pager);
+  PagedBuffer buffer = pager.create(3 * kExtent);
+  fill(buffer.pin(Access::write), 1);
+  struct Seen {
+    std::atomic<int> times{0}, last{-1};
+  } seen;
+  const glebe_completion completion{[](void* context, glebe_result result) {
+                                      Seen& own = *static_cast<Seen*>(context);
+                                      own.last.store(result);
+                                      own.times.fetch_add(1);
+                                    },
+                                    &seen};
+  REQUIRE(buffer.move_notify(glebe_swap, Tier::file, completion) == glebe_ok);
+  pager.wait_all();
+  REQUIRE(seen.times.load() == 1);
+  REQUIRE(seen.last.load() == glebe_ok);
+  glebe_ticket ticket = 0;
+  {
+    const Pin pin = buffer.pin(Access::read, {0, 1});
+    REQUIRE(glebe_buffer_move_notify(pager.handle(), buffer.handle(), 0, 0, glebe_swap, glebe_tier_device,
+                                     &completion, &ticket) == glebe_ok);
+    REQUIRE(glebe_ticket_wait(pager.handle(), ticket) == glebe_pinned);
+  }
+  REQUIRE(seen.times.load() == 2);
+  REQUIRE(seen.last.load() == glebe_pinned);
+  const glebe_completion none{nullptr, nullptr};
+  REQUIRE(buffer.move_notify(glebe_swap, Tier::file, none) == glebe_bad_argument);
+  REQUIRE(glebe_buffer_move_notify(pager.handle(), buffer.handle(), 0, 0, glebe_swap, glebe_tier_file,
+                                   nullptr, &ticket) == glebe_bad_argument);
+  REQUIRE(buffer.move_notify(glebe_swap, Tier::file, completion, {4 * kExtent, 1}) == glebe_bad_argument);
+  pager.wait_all();
+  REQUIRE(seen.times.load() == 2);
+  REQUIRE(holds(buffer.pin(Access::read), 1));
+}
+
+TEST_CASE("N16 K2 every tier knows who holds what, the compressed one too", "[paging]") {
+  Pager pager(all_tiers());
+  REQUIRE(pager);
+  std::uint32_t meshes = 0;
+  REQUIRE(glebe_budget_tag(pager.budget(Tier::host), "unused", &meshes) == glebe_budget_ok);
+  REQUIRE(glebe_budget_tag(pager.budget(Tier::host), "meshes", &meshes) == glebe_budget_ok);
+  glebe::BufferOptions options;
+  options.tag = meshes;
+  PagedBuffer tagged = pager.create(4 * kExtent, options), plain = pager.create(kExtent);
+  fill(tagged.pin(Access::write), 1);
+  fill(plain.pin(Access::write), 2);
+  for (const Tier tier : {Tier::compressed, Tier::device, Tier::file}) {
+    REQUIRE(tagged.swap_to(tier) == glebe_ok);
+    REQUIRE(plain.swap_to(tier) == glebe_ok);
+    glebe_budget_error error{};
+    glebe_budget_report(pager.budget(tier), 1000, &error);
+    INFO(glebe::text_of(error));
+    REQUIRE(error.top_count == 2);
+    REQUIRE(std::string(error.top[0].name) == "meshes");
+    REQUIRE(std::string(error.top[1].name) == "other");
+    REQUIRE(error.top[0].bytes + error.top[1].bytes == error.used_bytes);
+    REQUIRE(error.used_bytes <= pager.stats().tier_used[static_cast<int>(tier)]);
+    if (tier != Tier::compressed) REQUIRE(error.top[0].bytes == 4 * kExtent);
+  }
+  REQUIRE(glebe_budget_used(pager.budget(Tier::compressed)) == 0);
+  REQUIRE(glebe_budget_used(pager.budget(Tier::device)) == 0);
+  // A limit at run time, of the ledger too: what does not fit stays where it is.
+  REQUIRE(pager.set_limit(Tier::compressed, 100) == glebe_ok);
+  REQUIRE(glebe_budget_limit(pager.budget(Tier::compressed)) == 100);
+  REQUIRE(plain.swap_to(Tier::compressed) == glebe_tier_full);
+  REQUIRE(holds(plain.pin(Access::read), 2));
+  REQUIRE(glebe_pager_validate(pager.handle()) == 1);
+  PagerOptions without = all_tiers();
+  without.compressed_bytes = 0;
+  Pager bare(without);
+  REQUIRE(bare.budget(Tier::compressed) == nullptr);
 }

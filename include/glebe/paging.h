@@ -1,10 +1,10 @@
 // glebe: pageable buffers and budgets, the C interface. C99 and later, and C++. Linux.
 //
-// A pager owns buffers. A buffer has a size, an address that never changes, and contents that live in up to
-// four tiers: host memory, a compressed tier in host memory, a device, page files. Its bytes may be accessed
-// while a range of it is pinned; what is not pinned may leave at any time: when it is asked to by name, or
-// when the budget of the host needs room. Contents are never lost: they leave a tier only when another one
-// has them, and a failure leaves everything where it was.
+// A pager owns buffers. A buffer has a size, an address that only a resize changes, and contents that live in
+// up to four tiers: host memory, a compressed tier in host memory, a device, page files. Its bytes may be
+// accessed while a range of it is pinned; what is not pinned may leave at any time: when it is asked to by
+// name, or when the budget of the host needs room. Contents are never lost: they leave a tier only when
+// another one has them, and a failure leaves everything where it was.
 //
 // A buffer is cut into extents (64 KiB by default, the last one may be shorter); everything works on whole
 // extents: a pin of one byte keeps its extent.
@@ -84,7 +84,8 @@ typedef enum glebe_victims {
   glebe_victims_s3_fifo = 2,  // what is used once leaves soon, what is used often stays (the default)
   glebe_victims_fifo = 3,     // by arrival in memory
   glebe_victims_oldest = 4,   // by creation of the buffer
-  glebe_victims_largest = 5   // of the largest buffer first
+  glebe_victims_largest = 5,  // of the largest buffer first
+  glebe_victims_two_q = 6     // new ones leave by arrival; what comes back soon after that, by its last use
 } glebe_victims;
 
 // When a crawl moves an extent out. Age is epochs since the last use, pressure use / limit of the tier.
@@ -204,7 +205,7 @@ typedef struct glebe_pager_options {
   uint64_t file_bytes;                // budget of page files, before compression [GLEBE_NO_LIMIT]
   uint64_t file_bytes_max;            // of each page file [2 GiB]
   uint32_t codec;                     // glebe_codec of the compressed tier [lz4]
-  uint64_t extent_bytes;              // a power of two from the os page to 64 KiB [64 KiB]
+  uint64_t extent_bytes;              // a power of two from the os page to 2 MiB [64 KiB]
   uint64_t address_bytes;             // most that all buffers may measure together [1 TiB]
   uint32_t victims;                   // glebe_victims [s3_fifo]
   uint32_t trigger;                   // glebe_trigger [hybrid]
@@ -229,7 +230,8 @@ GLEBE_API glebe_result glebe_pager_new(const glebe_pager_options* options, glebe
 // progress, and nothing that was pinned is used any more. NULL is allowed.
 GLEBE_API void glebe_pager_free(glebe_pager* pager);
 
-// The ledger of a tier, owned by the pager; NULL for the compressed tier, whose limit is that of its memory.
+// The ledger of a tier, owned by the pager. That of the compressed tier counts the slots its objects lie in,
+// to say who has them; what bounds its memory is glebe_pager_set_limit. NULL: no such tier.
 GLEBE_API glebe_budget* glebe_pager_budget(glebe_pager* pager, glebe_tier tier);
 // At run time; limit_bytes from 1. Nothing is moved out at once: what exceeds leaves with the next need.
 GLEBE_API glebe_result glebe_pager_set_limit(glebe_pager* pager, glebe_tier tier, uint64_t limit_bytes);
@@ -245,6 +247,9 @@ GLEBE_API uint64_t glebe_pager_crawl(glebe_pager* pager, uint32_t percent);
 // Moves at least `bytes` out of host memory (1 MiB or a sixteenth of the budget at a time), whatever the
 // trigger says, as far as there is anything that can go. Returns bytes.
 GLEBE_API uint64_t glebe_pager_reclaim(glebe_pager* pager, uint64_t bytes);
+// Gives back memory of the compressed tier and space of page files in which nothing lies, all at once instead
+// of little by little. Returns bytes.
+GLEBE_API uint64_t glebe_pager_compact(glebe_pager* pager);
 // A thread that crawls every interval_ms (from 1). Calling it again changes both numbers.
 GLEBE_API glebe_result glebe_pager_start_crawler(glebe_pager* pager, uint32_t interval_ms, uint32_t percent);
 GLEBE_API void glebe_pager_stop_crawler(glebe_pager* pager);  // returns when the thread has ended
@@ -268,7 +273,7 @@ typedef struct glebe_buffer_options {
   uint64_t struct_bytes;            // sizeof
   const char* name;                 // 1 to 63 bytes, copied; NULL: none
   uint32_t usage;                   // glebe_usage
-  uint32_t tag;                     // of the host budget
+  uint32_t tag;                     // of the host budget; the other ledgers count under the same name
   uint64_t type_id;                 // of what is in it; 0: bytes
   const glebe_buffer_codec* codec;  // copied; NULL: none
 } glebe_buffer_options;
@@ -290,8 +295,8 @@ GLEBE_API glebe_result glebe_buffer_remove_name(glebe_pager* pager, const char* 
 GLEBE_API glebe_result glebe_buffer_close(glebe_pager* pager, glebe_buffer buffer);
 
 // Brings [offset, offset + size) into host memory and keeps it there until it is unpinned; size 0: to the
-// end. *data: its first byte, the same address each time. glebe_write makes the host's copy the only one.
-// Pins nest. glebe_over_budget: all that is pinned together exceeds the budget.
+// end. *data: its first byte, the same address each time until the buffer is resized. glebe_write makes the
+// host's copy the only one. Pins nest. glebe_over_budget: all that is pinned together exceeds the budget.
 GLEBE_API glebe_result glebe_buffer_pin(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                         glebe_access access, void** data);
 // Exactly what was pinned, also after the buffer was closed.
@@ -313,6 +318,55 @@ GLEBE_API glebe_result glebe_buffer_read(glebe_pager* pager, glebe_buffer buffer
 GLEBE_API glebe_result glebe_buffer_write(glebe_pager* pager, glebe_buffer buffer, size_t offset,
                                           const void* from, size_t size);
 
+// Why a range was refused with glebe_bad_argument. problem: glebe_range_problem; the other numbers as said
+// there, 0 where nothing is said.
+typedef enum glebe_range_problem {
+  glebe_range_right = 0,              // nothing is wrong with the range
+  glebe_range_outside = 1,            // empty, or offset + size > limit, the size of the buffer
+  glebe_range_source_outside = 2,     // the same of the buffer that is read
+  glebe_range_lengths_differ = 3,     // size bytes from offset on in the source, limit in the destination
+  glebe_range_not_whole_elements = 4  // size is no multiple of limit, the size of an element
+} glebe_range_problem;
+typedef struct glebe_range_error {
+  uint32_t problem;
+  uint64_t offset;
+  uint64_t size;
+  uint64_t limit;
+} glebe_range_error;
+// One line: what is wrong, where, and what would be right. Writes at most size bytes, the last one a zero;
+// returns the length written without it.
+GLEBE_API size_t glebe_range_error_text(const glebe_range_error* error, char* buffer, size_t size);
+
+// The functions from here to glebe_buffer_resize go extent by extent, so that the whole need not fit in
+// memory. What other threads read meanwhile may be old, new or, of a fill with zeros, both mixed. A failure
+// leaves what was done so far, except of a range that is refused. error may be NULL.
+//
+// Sets each element in [offset, offset + size) (size 0: to the end) to the element_size bytes at element,
+// from 1 on; elements may lie across extents.
+GLEBE_API glebe_result glebe_buffer_fill(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
+                                         const void* element, size_t element_size, glebe_range_error* error);
+// Zeros. Exactly the range, unlike glebe_discard; extents that lie in it as a whole and are not pinned give
+// their memory back.
+GLEBE_API glebe_result glebe_buffer_clear(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
+                                          glebe_range_error* error);
+// Copies size bytes, as memmove does when both are one buffer and overlap. size 0: from both offsets to the
+// ends, which must be equally far away.
+typedef struct glebe_copy_ranges {
+  glebe_buffer from;
+  glebe_buffer to;
+  size_t from_offset;
+  size_t to_offset;
+  size_t size;
+} glebe_copy_ranges;
+GLEBE_API glebe_result glebe_buffer_copy(glebe_pager* pager, const glebe_copy_ranges* what,
+                                         glebe_range_error* error);
+// Changes the size, from 1. The first bytes, as many as there are before and after, keep their values in
+// whatever tier they are, and are not moved out of it, except that of the extent in which the smaller size
+// ends only the host keeps a copy. What is new reads as zero. The address may change. glebe_pinned: something
+// is pinned. glebe_busy: asynchronous operations of the buffer, or calls of other threads, did not end within
+// about two seconds. Any failure: nothing has changed.
+GLEBE_API glebe_result glebe_buffer_resize(glebe_pager* pager, glebe_buffer buffer, size_t size);
+
 // Does the operation on every extent that the range touches (size 0: to the end); answers with the first
 // failure after all were tried.
 GLEBE_API glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
@@ -320,12 +374,30 @@ GLEBE_API glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer
 // The same for count whole buffers of the pager: many small ones leave for a file with one large write.
 GLEBE_API glebe_result glebe_buffer_move_many(glebe_pager* pager, const glebe_buffer* buffers, size_t count,
                                               glebe_operation operation, glebe_tier tier);
-// Returns at once and does what glebe_buffer_move does on a worker, in the order of the calls. The ticket is
-// given back by glebe_ticket_wait or glebe_ticket_release. With 65536 tickets out it is done at once: *ticket
-// is 0 and the answer is that of the operation.
+// Returns at once and does what glebe_buffer_move does on a worker; workers begin in the order of the calls.
+// Moves of at most 128 KiB to files that wait next to each other leave with one write. The ticket is given
+// back by glebe_ticket_wait or glebe_ticket_release. With 65536 tickets out it is done at once: *ticket is 0
+// and the answer is that of the operation.
 GLEBE_API glebe_result glebe_buffer_move_async(glebe_pager* pager, glebe_buffer buffer, size_t offset,
                                                size_t size, glebe_operation operation, glebe_tier tier,
                                                glebe_ticket* ticket);
+// Told about the end of an asynchronous operation: exactly once, with its result, before its ticket counts as
+// done. It runs on the worker that did the operation, on the thread that cancels the ticket (with
+// glebe_cancelled), or inside the call that asked, where that does the operation at once (no workers, or no
+// ticket left). No lock is held. It may call every function of the pager and of others, also for the same
+// buffer, and ask for more asynchronous operations, except: glebe_pager_free, glebe_pager_wait_all, and
+// glebe_ticket_wait for a ticket that is not done, which may wait for the very thread it runs on. Workers do
+// nothing else meanwhile, so it should be short. Workers block all signals.
+typedef struct glebe_completion {
+  void (*done)(void* context, glebe_result result);
+  void* context;  // outlives the call of done
+} glebe_completion;
+
+// As glebe_buffer_move_async; completion is copied. ticket may be NULL: nobody waits or cancels. glebe_ok:
+// done was called or will be, and knows the result; any other answer: nothing was begun, and it never will.
+GLEBE_API glebe_result glebe_buffer_move_notify(glebe_pager* pager, glebe_buffer buffer, size_t offset,
+                                                size_t size, glebe_operation operation, glebe_tier tier,
+                                                const glebe_completion* completion, glebe_ticket* ticket);
 // Brings the range into host memory when no other asynchronous work waits. No ticket.
 GLEBE_API glebe_result glebe_buffer_prefetch(glebe_pager* pager, glebe_buffer buffer, size_t offset,
                                              size_t size);

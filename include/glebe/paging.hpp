@@ -188,6 +188,27 @@ class PagedBuffer {
     return glebe_buffer_write(pager_, handle_, offset_bytes, from.data(), from.size());
   }
 
+  // Elements of any size from 1 byte on; *error, if not null, says what was wrong with the range.
+  [[nodiscard]] Result fill(ByteRange range, std::span<const std::byte> element,
+                            glebe_range_error* error = nullptr) const noexcept {
+    return glebe_buffer_fill(pager_, handle_, range.offset_bytes, range.size_bytes, element.data(),
+                             element.size(), error);
+  }
+  [[nodiscard]] Result clear(ByteRange range = {}, glebe_range_error* error = nullptr) const noexcept {
+    return glebe_buffer_clear(pager_, handle_, range.offset_bytes, range.size_bytes, error);
+  }
+  // `range` of `from`, a buffer of the same pager, to the bytes from `offset_bytes` on here.
+  [[nodiscard]] Result copy_from(const PagedBuffer& from, ByteRange range, std::size_t offset_bytes = 0,
+                                 glebe_range_error* error = nullptr) const noexcept {
+    if (from.pager_ != pager_) return glebe_bad_argument;
+    const glebe_copy_ranges what{from.handle_, handle_, range.offset_bytes, offset_bytes, range.size_bytes};
+    return glebe_buffer_copy(pager_, &what, error);
+  }
+  // Keeps min(old, new) bytes; the address may change, nothing may be pinned.
+  [[nodiscard]] Result resize(std::size_t size_bytes) const noexcept {
+    return glebe_buffer_resize(pager_, handle_, size_bytes);
+  }
+
   // A copy in the tier, or the only copy there.
   [[nodiscard]] Result page_to(Tier tier, ByteRange range = {}) const noexcept {
     return move(glebe_page, tier, range);
@@ -226,6 +247,12 @@ class PagedBuffer {
     const Result result = glebe_buffer_move_async(pager_, handle_, range.offset_bytes, range.size_bytes,
                                                   operation, static_cast<glebe_tier>(tier), &ticket);
     return Ticket(pager_, ticket, result);
+  }
+  // The same with a callback instead of a ticket; see glebe_completion for what it may do.
+  [[nodiscard]] Result move_notify(glebe_operation operation, Tier tier, const glebe_completion& completion,
+                                   ByteRange range = {}) const noexcept {
+    return glebe_buffer_move_notify(pager_, handle_, range.offset_bytes, range.size_bytes, operation,
+                                    static_cast<glebe_tier>(tier), &completion, nullptr);
   }
   Result prefetch(ByteRange range = {}) const noexcept {
     return glebe_buffer_prefetch(pager_, handle_, range.offset_bytes, range.size_bytes);

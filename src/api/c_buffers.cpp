@@ -35,6 +35,24 @@ pg::Access access_of(glebe_access access) noexcept {
   return access == glebe_write ? pg::Access::write : pg::Access::read;
 }
 
+glebe_result with_error(pg::Result result, const pg::RangeError& from, glebe_range_error* to) noexcept {
+  if (to != nullptr) {
+    *to = {static_cast<std::uint32_t>(from.problem), from.offset_bytes, from.size_bytes, from.limit_bytes};
+  }
+  return to_c(result);
+}
+
+// A completion of ours that calls one of C.
+pg::Completion bridge(const glebe_completion& from) noexcept {
+  pg::Completion result;
+  result.context = from.context;
+  result.function = reinterpret_cast<void (*)()>(from.done);
+  result.tell = [](const pg::Completion& self, pg::Result told) {
+    reinterpret_cast<void (*)(void*, glebe_result)>(self.function)(self.context, to_c(told));
+  };
+  return result;
+}
+
 // The two directions of copy_range().
 struct CopyOut {
   static constexpr pg::Access kAccess = pg::Access::read;
@@ -173,6 +191,46 @@ glebe_result glebe_buffer_write(glebe_pager* pager, glebe_buffer buffer, size_t 
   return copy_range(pager, buffer, {offset, size}, CopyIn{static_cast<const std::byte*>(from)});
 }
 
+glebe_result glebe_buffer_fill(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
+                               const void* element, size_t element_size, glebe_range_error* error) {
+  if (pager == nullptr || element == nullptr) return glebe_bad_argument;
+  pg::RangeError problem;
+  const pg::Result result = pager_of(pager).fill(
+      buffer, {offset, size}, {static_cast<const std::byte*>(element), element_size}, &problem);
+  return with_error(result, problem, error);
+}
+
+glebe_result glebe_buffer_clear(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
+                                glebe_range_error* error) {
+  static constexpr std::byte kZero[1] = {};
+  if (pager == nullptr) return glebe_bad_argument;
+  pg::RangeError problem;
+  const pg::Result result = pager_of(pager).fill(buffer, {offset, size}, kZero, &problem);
+  return with_error(result, problem, error);
+}
+
+glebe_result glebe_buffer_copy(glebe_pager* pager, const glebe_copy_ranges* what, glebe_range_error* error) {
+  if (pager == nullptr || what == nullptr) return glebe_bad_argument;
+  pg::RangeError problem;
+  const pg::Result result =
+      pager_of(pager).copy({what->from, what->to, what->from_offset, what->to_offset, what->size}, &problem);
+  return with_error(result, problem, error);
+}
+
+size_t glebe_range_error_text(const glebe_range_error* error, char* buffer, size_t size) {
+  if (buffer == nullptr || size == 0) return 0;
+  glebe::Text text({buffer, size});
+  if (error != nullptr && error->problem <= glebe_range_not_whole_elements) {
+    pg::RangeError{static_cast<pg::RangeProblem>(error->problem), error->offset, error->size, error->limit}
+        .describe(text);
+  }
+  return text.size();
+}
+
+glebe_result glebe_buffer_resize(glebe_pager* pager, glebe_buffer buffer, size_t size) {
+  return pager == nullptr ? glebe_bad_argument : to_c(pager_of(pager).resize(buffer, size));
+}
+
 glebe_result glebe_buffer_move(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                glebe_operation operation, glebe_tier tier) {
   if (pager == nullptr || !is_operation(operation)) return glebe_bad_argument;
@@ -192,7 +250,18 @@ glebe_result glebe_buffer_move_many(glebe_pager* pager, const glebe_buffer* buff
 glebe_result glebe_buffer_move_async(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
                                      glebe_operation operation, glebe_tier tier, glebe_ticket* ticket) {
   if (pager == nullptr || ticket == nullptr || !is_operation(operation)) return glebe_bad_argument;
-  const pg::Move what{static_cast<pg::Operation>(operation), static_cast<pg::Tier>(tier)};
+  const pg::AsyncMove what(static_cast<pg::Operation>(operation), static_cast<pg::Tier>(tier));
+  return to_c(pager_of(pager).move_async(buffer, {offset, size}, what, ticket));
+}
+
+glebe_result glebe_buffer_move_notify(glebe_pager* pager, glebe_buffer buffer, size_t offset, size_t size,
+                                      glebe_operation operation, glebe_tier tier,
+                                      const glebe_completion* completion, glebe_ticket* ticket) {
+  if (pager == nullptr || completion == nullptr || completion->done == nullptr || !is_operation(operation)) {
+    return glebe_bad_argument;
+  }
+  const pg::AsyncMove what(static_cast<pg::Operation>(operation), static_cast<pg::Tier>(tier),
+                           bridge(*completion));
   return to_c(pager_of(pager).move_async(buffer, {offset, size}, what, ticket));
 }
 

@@ -22,7 +22,7 @@ static_assert(static_cast<int>(pg::Tier::file) == glebe_tier_file);
 static_assert(static_cast<int>(pg::Tier::device) == glebe_tier_device);
 static_assert(static_cast<int>(pg::Operation::page_to) == glebe_page);
 static_assert(static_cast<int>(pg::Operation::discard) == glebe_discard);
-static_assert(static_cast<int>(pg::VictimKind::largest) == glebe_victims_largest);
+static_assert(static_cast<int>(pg::VictimKind::two_q) == glebe_victims_two_q);
 static_assert(static_cast<int>(pg::TriggerKind::watermark) == glebe_trigger_watermark);
 static_assert(static_cast<int>(pg::Usage::fixed) == glebe_usage_fixed);
 static_assert(static_cast<int>(pg::BudgetAction::reclaim) == glebe_budget_reclaim);
@@ -66,7 +66,7 @@ void end_own(T* object) noexcept {
 // False: the options of C make no sense by themselves.
 bool convert(const glebe_pager_options& from, OwnPager& target, pg::BufferPagerOptions* to) noexcept {
   if (from.host_action > glebe_budget_reclaim || from.codec > glebe_codec_zstd) return false;
-  if (from.victims > glebe_victims_largest || from.trigger > glebe_trigger_watermark) return false;
+  if (from.victims > glebe_victims_two_q || from.trigger > glebe_trigger_watermark) return false;
   if (from.device != nullptr && from.emulated_device_bytes != 0) return false;
   to->host_bytes = from.host_bytes;
   to->host_action = static_cast<pg::BudgetAction>(from.host_action);
@@ -294,6 +294,9 @@ glebe_budget* glebe_pager_budget(glebe_pager* pager, glebe_tier tier) {
   if (tier == glebe_tier_host) budget = &pager_of(pager).host_budget();
   if (tier == glebe_tier_device) budget = &pager_of(pager).device_budget();
   if (tier == glebe_tier_file) budget = &pager_of(pager).file_budget();
+  if (tier == glebe_tier_compressed && pager_of(pager).has_tier(pg::Tier::compressed)) {
+    budget = &pager_of(pager).compressed_budget();
+  }
   return reinterpret_cast<glebe_budget*>(budget);
 }
 
@@ -311,6 +314,8 @@ uint32_t glebe_pager_pressure(glebe_pager* pager, glebe_tier tier) {
 uint32_t glebe_pager_advance_epoch(glebe_pager* pager) {
   return pager == nullptr ? 0 : pager_of(pager).advance_epoch();
 }
+
+uint64_t glebe_pager_compact(glebe_pager* pager) { return pager == nullptr ? 0 : pager_of(pager).compact(); }
 
 uint64_t glebe_pager_crawl(glebe_pager* pager, uint32_t percent) {
   return pager == nullptr ? 0 : pager_of(pager).crawl(percent);

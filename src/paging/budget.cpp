@@ -151,6 +151,10 @@ std::uint64_t Budget::tag_bytes(BudgetTag tag) const noexcept {
   return tag < tag_count() ? tags_[tag].bytes.load(kRelaxed) : 0;
 }
 
+std::string_view Budget::name_of(BudgetTag tag) const noexcept {
+  return tag < tag_count() ? std::string_view(tags_[tag].name) : std::string_view();
+}
+
 unsigned Budget::top(BudgetConsumer* to, unsigned count_max) const noexcept {
   if (count_max > kBudgetTopMax) count_max = kBudgetTopMax;
   unsigned count = 0;

@@ -99,6 +99,7 @@ class Budget {
   [[nodiscard]] std::uint64_t limit_bytes() const noexcept { return limit_.load(std::memory_order_relaxed); }
   [[nodiscard]] BudgetAction action() const noexcept { return action_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t tag_bytes(BudgetTag tag) const noexcept;
+  [[nodiscard]] std::string_view name_of(BudgetTag tag) const noexcept;  // empty: no such tag
   [[nodiscard]] unsigned tag_count() const noexcept { return tag_count_.load(std::memory_order_acquire); }
   [[nodiscard]] std::uint64_t refused() const noexcept { return refused_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t warnings() const noexcept { return warnings_.load(std::memory_order_relaxed); }

@@ -10,6 +10,7 @@
 #include "src/base/list.h"
 #include "src/paging/budget.h"
 #include "src/paging/device_memory.h"
+#include "src/paging/parts.h"
 #include "src/paging/policy.h"
 #include "src/paging/residency.h"
 #include "src/paging/store.h"
@@ -71,10 +72,10 @@ struct DeviceItem : VictimItem {};
 struct Extent : HostItem, DeviceItem {  // both guarded by the lock of the victims
   std::atomic<std::uint64_t> state;     // a Residency, packed
   // These change only by whoever has the extent in flight.
-  Handle compressed, file;                     // of the store, while that tier is valid
+  Handle compressed, file;                     // see parts.h, while that tier is valid
   std::uint32_t compressed_bytes, file_bytes;  // as stored; other than size_bytes with a codec
   DeviceAddress device;
-  // Constant while the buffer lives.
+  // Constant while the buffer lives, except that resize() changes them when nobody else uses it.
   Buffer* buffer;
   std::byte* address;
   std::uint32_t size_bytes;    // the last one of a buffer may be shorter than the others
@@ -106,32 +107,35 @@ inline constexpr std::size_t kBufferNameMax = 63;
 // word, so that a stale handle never gets hold of a new buffer in the same record.
 struct Life {
   std::uint32_t generation = 0;
-  std::uint16_t users = 0;  // 0: closed; what is in progress goes on
-  std::uint32_t uses = 0;   // 24 bits
+  std::uint16_t users = 0;   // 0: closed; what is in progress goes on
+  bool is_changing = false;  // its only use is a resize: others wait before they begin
+  std::uint32_t uses = 0;    // 23 bits
 };
 inline constexpr std::uint32_t kGenerations = 1u << 24;
 inline constexpr unsigned kUsersMax = 0xffff;
-inline constexpr std::uint32_t kUsesMax = (1u << 24) - 1;
+inline constexpr std::uint32_t kUsesMax = (1u << 23) - 1;
 [[nodiscard]] constexpr std::uint64_t pack_life(const Life& life) noexcept {
-  return std::uint64_t{life.generation} << 40 | std::uint64_t{life.users} << 24 | life.uses;
+  return std::uint64_t{life.generation} << 40 | std::uint64_t{life.users} << 24 |
+         (life.is_changing ? std::uint64_t{1} << 23 : 0) | life.uses;
 }
 [[nodiscard]] constexpr Life unpack_life(std::uint64_t word) noexcept {
   return {static_cast<std::uint32_t>(word >> 40), static_cast<std::uint16_t>(word >> 24 & 0xffff),
-          static_cast<std::uint32_t>(word & kUsesMax)};
+          (word >> 23 & 1) != 0, static_cast<std::uint32_t>(word & kUsesMax)};
 }
 
 struct BufferTag;
 
 struct Buffer : ListNode<BufferTag> {  // in the list of all buffers
   std::atomic<std::uint64_t> life;
-  // Constant while the buffer lives.
+  // Constant while the buffer lives, except that resize() changes them when nobody else uses it.
   std::byte* address;
   std::size_t size_bytes;
   Extent* extents;
   std::uint32_t extent_count;
   std::uint32_t page_run, extent_run;  // where they are in their spaces
+  // Constant while the buffer lives.
   Usage usage;
-  BudgetTag tag;
+  BudgetTag tags[kTiers];  // of the same name in the budget of each tier
   std::uint64_t type_id;
   BufferCodec codec;
   bool has_codec;

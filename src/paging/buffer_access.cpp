@@ -2,15 +2,19 @@
 //
 // A pin of an extent whose copy is valid is one compare-and-swap. Otherwise the extent is brought in first;
 // the pin is taken in the step that makes the copy valid, so that nobody evicts it in between.
+#include <cstring>
+
 #include "platform/service.h"
+#include "platform/vm.h"
 #include "src/base/check.h"
 #include "src/paging/buffer_use.h"
 
 namespace glebe::paging {
 namespace {
 
-constexpr std::uint64_t kWaitNs = 50'000'000;  // looks again at the latest after this time
-constexpr unsigned kTriesMax = 100'000;        // of one extent that others keep taking away
+constexpr std::uint64_t kWaitNs = 50'000'000;             // looks again at the latest after this time
+constexpr unsigned kTriesMax = 100'000;                   // of one extent that others keep taking away
+constexpr std::size_t kSharedBytesMax = kBatchBytes / 8;  // of an asynchronous move that leaves with others
 
 enum class Try : std::uint8_t { taken, absent, wait, full };
 
@@ -50,7 +54,7 @@ void BufferPager::touch(Extent& extent, Tier tier) noexcept {
   victims.touch(&item);
 }
 
-Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier) noexcept {
+Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept {
   const Operation operation = access == Access::read ? Operation::read : Operation::write;
   for (unsigned tries = 0; tries < kTriesMax; ++tries) {
     switch (try_pin(extent, access, tier)) {
@@ -68,7 +72,7 @@ Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier) noexcep
     }
     const Residency state = extent.load();
     const bool is_out = !state.has(tier) && state.valid != 0;
-    if (is_out && !options_.implicit_page_in) return Result::not_resident;
+    if (is_out && !may_page_in) return Result::not_resident;
     Mover::Pin pin;
     pin.wanted = true;
     pin.writes = access == Access::write;
@@ -110,7 +114,7 @@ Result BufferPager::pin_range(Buffer& buffer, const ByteRange& range, Access acc
   std::uint32_t first = 0, last = 0;
   if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
   for (std::uint32_t i = first; i <= last; ++i) {
-    const Result result = pin_extent(buffer.extents[i], access, tier);
+    const Result result = pin_extent(buffer.extents[i], access, tier, options_.implicit_page_in);
     if (result == Result::ok) continue;
     while (i-- > first) unpin_extent(buffer.extents[i], access, tier);
     return result;
@@ -147,6 +151,7 @@ Result BufferPager::unpin_any(BufferHandle handle, const ByteRange& range, Acces
   const Life life = unpack_life(buffer->life.load(std::memory_order_acquire));
   if (life.generation != static_cast<std::uint32_t>(handle >> 32)) return Result::bad_handle;
   if (life.uses == 0) return life.users == 0 ? Result::bad_handle : Result::bad_argument;
+  if (life.is_changing) return Result::bad_argument;  // nothing is pinned
   std::uint32_t first = 0, last = 0;
   if (!covers(*buffer, range, &first, &last)) return Result::bad_argument;
   for (std::uint32_t i = first; i <= last; ++i) {
@@ -182,12 +187,32 @@ Result BufferPager::device_address(BufferHandle handle, std::size_t offset_bytes
 }
 
 Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept {
-  std::uint32_t first = 0, last = 0;
-  if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
   Mover mover(*this);
-  const Result failure = move_extents(mover, {&buffer.extents[first], last - first + 1}, what);
+  const Result failure = move_with(mover, buffer, range, what);
   const Result flushed = mover.flush();
   return failure == Result::ok ? flushed : failure;
+}
+
+// The same; copies to files may be pending in the mover.
+Result BufferPager::move_with(Mover& mover, Buffer& buffer, const ByteRange& range,
+                              const Move& what) noexcept {
+  std::uint32_t first = 0, last = 0;
+  if (!covers(buffer, range, &first, &last)) return Result::bad_argument;
+  return move_extents(mover, {&buffer.extents[first], last - first + 1}, what);
+}
+
+// Small, and bound for a file without a detour that may take long: a codec of the program, the compressor.
+bool BufferPager::may_share_write(const Request& request) const noexcept {
+  if (request.buffer->has_codec || request.size_bytes > kSharedBytesMax) return false;
+  switch (request.what.operation) {
+    case Operation::page_to:
+    case Operation::swap_to:
+      return request.what.tier == Tier::file;
+    case Operation::evict:
+      return request.what.tier == Tier::host && spill_tier(Tier::host) == Tier::file;
+    default:
+      return false;
+  }
 }
 
 // The first failure; copies to files may be pending in the mover.
@@ -260,7 +285,7 @@ Result BufferPager::move(BufferHandle handle, const ByteRange& range, Operation 
   return move_range(*use.buffer, range, {operation, tier});
 }
 
-Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, const Move& what,
+Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, const AsyncMove& what,
                                Ticket* ticket) noexcept {
   if (is_in_child()) return Result::in_child;
   if (static_cast<unsigned>(what.operation) >= kOperations || static_cast<unsigned>(what.tier) >= kTiers) {
@@ -272,10 +297,11 @@ Result BufferPager::move_async(BufferHandle handle, const ByteRange& range, cons
   if (!covers(*use.buffer, range, &first, &last)) return Result::bad_argument;
   if (!has_tier(what.tier)) return Result::no_tier;
   Request request = {};
-  request.buffer = use.keep();
   request.offset_bytes = range.offset_bytes;
-  request.size_bytes = range.size_bytes;
+  request.size_bytes = range.size_bytes != 0 ? range.size_bytes : use.buffer->size_bytes - range.offset_bytes;
+  request.buffer = use.keep();
   request.what = what;
+  request.completion = what.completion;
   return requests_.submit(request, ticket);
 }
 
@@ -315,6 +341,13 @@ void BufferPager::wake_flight(Extent& extent) noexcept {
   if (lot.waiters.load(std::memory_order_seq_cst) == 0) return;
   lot.sequence.fetch_add(1, std::memory_order_seq_cst);
   os::wake_all(lot.sequence);
+}
+
+// The memory goes back to the system and reads as zero.
+void BufferPager::forget_memory(std::byte* address, std::size_t size_bytes) noexcept {
+  if (os::purge(address, size_bytes)) return;
+  std::memset(address, 0, size_bytes);  // locked memory, for example
+  count(kFailedPurges);
 }
 
 void BufferPager::announce_release() noexcept {

@@ -86,7 +86,7 @@ const char* text_of(Result result) noexcept {
 
 Result BufferPager::check_options(const BufferPagerOptions& options) const noexcept {
   const bool is_extent = is_power_of_two(options.extent_bytes) && options.extent_bytes >= os::page_bytes() &&
-                         options.extent_bytes <= kObjectBytesMax;
+                         options.extent_bytes <= kExtentBytesMax;
   if (!is_extent || options.workers > kWorkersMax) return Result::bad_argument;
   if (options.address_bytes < kLeastPages * os::page_bytes()) return Result::bad_argument;
   if (static_cast<unsigned>(options.victims) >= kVictimKinds) return Result::bad_argument;
@@ -128,6 +128,10 @@ Result BufferPager::open(const BufferPagerOptions& options) noexcept {
   if (budgets == BudgetResult::ok) {
     budgets = file_budget_.open("file", options.file_bytes, BudgetAction::enforce, {});
   }
+  const std::uint64_t compressed_bytes = options.compressed_bytes;
+  if (budgets == BudgetResult::ok && compressed_bytes != 0) {
+    budgets = compressed_budget_.open("compressed", compressed_bytes, BudgetAction::enforce, {});
+  }
   if (budgets != BudgetResult::ok) return Result::bad_argument;
   if (!has_fork_hook.exchange(true) && !os::set_fork_hook(after_fork)) return Result::no_memory;
   fork_count_ = fork_count.load(kRelaxed);
@@ -150,7 +154,8 @@ Result BufferPager::open(const BufferPagerOptions& options) noexcept {
       names_ != nullptr && pages_.open(pages, os::page_bytes(), kLeastPages) &&
       extents_.open(pages < kExtentsMax ? pages : kExtentsMax, sizeof(Extent), kLeastPages) &&
       buffers_.open(pages < kBuffersMax ? pages : kBuffersMax, sizeof(Buffer), kLeastPages) &&
-      movers_.open(options.workers + kSpareMovers, options.codec);
+      part_table_.open(options.extent_bytes, options.address_bytes) &&
+      movers_.open(options.workers + kSpareMovers, options.codec, options.extent_bytes);
   if (is_made) {
     host_victims_ = new (victims_memory_[0]) Victims(options.victims);
     device_victims_ = new (victims_memory_[1]) Victims(options.victims);
@@ -181,6 +186,7 @@ void BufferPager::close() noexcept {
   pages_.close();
   extents_.close();
   buffers_.close();
+  part_table_.close();
   host_victims_ = device_victims_ = nullptr;
 }
 
@@ -192,6 +198,20 @@ void BufferPager::free_device_copies() noexcept {
     if (!extent.load().has(Tier::device)) continue;
     device_.free(device_.context, extent.device, extent.memory_bytes);
   }
+}
+
+Budget& BufferPager::budget_of(Tier tier) noexcept {
+  switch (tier) {
+    case Tier::host:
+      return host_budget_;
+    case Tier::compressed:
+      return compressed_budget_;
+    case Tier::device:
+      return device_budget_;
+    case Tier::file:
+      break;
+  }
+  return file_budget_;
 }
 
 bool BufferPager::is_in_child() const noexcept { return fork_count.load(kRelaxed) != fork_count_; }
@@ -244,13 +264,22 @@ bool BufferPager::add_user(Buffer& buffer) noexcept {
   }
 }
 
-// Keeps the buffer's record and memory while an operation runs. False: nobody has a reference any more.
+// Keeps the buffer's record and memory while an operation runs. False: nobody has a reference any more. Waits
+// for a resize. With kAnyGeneration, for whoever needs room: does not wait, and takes closed buffers too that
+// are kept by operations which have not begun.
 bool BufferPager::hold(Buffer& buffer, std::uint32_t generation) noexcept {
   std::uint64_t word = buffer.life.load(std::memory_order_acquire);
   for (;;) {
     Life life = unpack_life(word);
-    if (life.users == 0 || life.uses == kUsesMax) return false;
+    const bool is_alive = life.users != 0 || (generation == kAnyGeneration && life.uses != 0);
+    if (!is_alive || life.uses == kUsesMax) return false;
     if (generation != kAnyGeneration && life.generation != generation) return false;
+    if (life.is_changing) {
+      if (generation == kAnyGeneration) return false;
+      wait_changed(buffer);
+      word = buffer.life.load(std::memory_order_acquire);
+      continue;
+    }
     ++life.uses;
     if (buffer.life.compare_exchange_weak(word, pack_life(life), std::memory_order_acq_rel)) return true;
   }
@@ -287,9 +316,10 @@ Result BufferPager::close_buffer(BufferHandle handle) noexcept {
 
 // --- Making and ending
 
-void BufferPager::set_extents(Buffer& buffer) noexcept {
+// Makes extents from number `first` on, without any content.
+void BufferPager::set_extents(Buffer& buffer, std::uint32_t first) noexcept {
   const std::size_t extent_bytes = options_.extent_bytes;
-  for (std::uint32_t i = 0; i < buffer.extent_count; ++i) {
+  for (std::uint32_t i = first; i < buffer.extent_count; ++i) {
     Extent& extent = buffer.extents[i];
     const std::size_t offset = i * extent_bytes;
     const std::size_t rest = buffer.size_bytes - offset;
@@ -312,6 +342,19 @@ void BufferPager::set_extents(Buffer& buffer) noexcept {
       item->references.store(0, kRelaxed);
     }
     extent.state.store(pack(state), std::memory_order_release);
+  }
+}
+
+// A tag of the host's budget, and those of the same name in the others; a full table counts under "other".
+void BufferPager::set_tags(Buffer& buffer, BudgetTag tag) noexcept {
+  for (unsigned i = 0; i < kTiers; ++i) {
+    buffer.tags[i] = 0;
+    Budget& budget = budget_of(static_cast<Tier>(i));
+    if (&budget == &host_budget_) {
+      buffer.tags[i] = tag;
+    } else if (tag != 0 && budget.tag(host_budget_.name_of(tag), &buffer.tags[i]) != BudgetResult::ok) {
+      buffer.tags[i] = 0;
+    }
   }
 }
 
@@ -343,12 +386,12 @@ Result BufferPager::make_buffer(std::size_t size_bytes, const BufferOptions& opt
   buffer.page_run = page_run.first;
   buffer.extent_run = extent_run.first;
   buffer.usage = options.usage;
-  buffer.tag = options.tag;
   buffer.type_id = options.type_id;
   buffer.has_codec = options.codec != nullptr;
   if (options.codec != nullptr) buffer.codec = *options.codec;
   buffer.is_named = false;
-  set_extents(buffer);
+  set_tags(buffer, options.tag);
+  set_extents(buffer, 0);
   unbacked_bytes_.fetch_add(size_bytes, kRelaxed);
   total_bytes_.fetch_add(size_bytes, kRelaxed);
   extent_total_.fetch_add(extents, kRelaxed);

@@ -7,7 +7,7 @@
 //
 // Locks, none of them held across I/O, a transfer, a codec or a callback: names_lock_ (names, list of all
 // buffers), victims_lock_ (both policies), the locks inside Space, Budget tags, the queue of requests. They
-// are never nested, except that create holds names_lock_ while it takes room in a Space.
+// are never nested, except that create holds names_lock_ while it takes room in a Space and looks tags up.
 //
 // Thread-safe: any thread may call anything but open() and close(). Works without privileges. In a forked
 // child every call answers in_child, except close(), which gives the memory back; the bytes of ranges that
@@ -43,7 +43,7 @@ struct BufferPagerOptions {
   std::uint64_t file_bytes = kNoLimit;                  // budget of page files, in bytes before compression
   std::uint64_t file_bytes_max = std::uint64_t{2} << 30;  // each page file
   Codec codec = Codec::lz4;
-  std::size_t extent_bytes = 64 * 1024;  // a power of two, from the os page to kObjectBytesMax
+  std::size_t extent_bytes = 64 * 1024;  // a power of two, from the os page to kExtentBytesMax
   std::uint64_t address_bytes = std::uint64_t{1} << 40;  // most that all buffers may measure together
   VictimKind victims = VictimKind::s3_fifo;
   TriggerKind trigger = TriggerKind::hybrid;
@@ -56,7 +56,7 @@ struct BufferPagerOptions {
 struct BufferOptions {
   std::string_view name;  // empty: none
   Usage usage = Usage::static_use;
-  BudgetTag tag = 0;  // of host_budget()
+  BudgetTag tag = 0;  // of host_budget(); the other budgets count it under the same name
   std::uint64_t type_id = 0;
   const BufferCodec* codec = nullptr;  // copied
 };
@@ -75,6 +75,26 @@ struct PinnedRange {
 struct ByteRange {
   std::size_t offset_bytes = 0;
   std::size_t size_bytes = 0;
+};
+
+// Which bytes to copy where. size_bytes 0: from both offsets to the end, which must be equally far.
+struct CopyRanges {
+  BufferHandle from = 0, to = 0;
+  std::size_t from_offset = 0, to_offset = 0, size_bytes = 0;
+};
+
+// Why a range was refused. The numbers are part of the C interface (glebe_range_problem).
+enum class RangeProblem : std::uint8_t {
+  none,
+  outside,             // offset + size > limit, the size of the buffer
+  source_outside,      // the same of the buffer that is read
+  lengths_differ,      // size from offset on in the source, limit in the destination
+  not_whole_elements,  // size is no multiple of limit, the size of an element
+};
+struct RangeError {
+  RangeProblem problem = RangeProblem::none;
+  std::uint64_t offset_bytes = 0, size_bytes = 0, limit_bytes = 0;
+  void describe(Text& text) const noexcept;  // one line: what, where, what would be right
 };
 
 struct BufferInfo {
@@ -149,11 +169,23 @@ class BufferPager {
   // --- Moving: `operation` on each extent that the range touches; the first failure, after all were tried.
   [[nodiscard]] Result move(BufferHandle handle, const ByteRange& range, Operation operation,
                             Tier tier) noexcept;
+  // Changes the size to one from 1 on. The first min(old, new) bytes keep their value in whatever tier they
+  // are; what is new reads as zero. The address may change. pinned: something of it is pinned; busy: others
+  // are in calls about it, or asynchronous ones are queued, for longer than a second or two.
+  [[nodiscard]] Result resize(BufferHandle handle, std::size_t size_bytes) noexcept;
+  // Sets every element of the range to `element` (1 byte or more). bad_argument, with *error (may be null):
+  // the range lies outside, or is not a whole number of elements. Zeros take no memory where the range
+  // covers whole extents that are not pinned. A failure leaves what was done so far.
+  [[nodiscard]] Result fill(BufferHandle handle, const ByteRange& range, std::span<const std::byte> element,
+                            RangeError* error) noexcept;
+  // Copies as memmove() does, within a buffer too, one extent at a time. bad_argument, with *error: a range
+  // lies outside, or the whole of both is asked for and one is longer. A failure leaves what was done so far.
+  [[nodiscard]] Result copy(const CopyRanges& what, RangeError* error) noexcept;
   // The same for many buffers, so that many small ones leave with one write.
   [[nodiscard]] Result move_many(std::span<const BufferHandle> handles, Operation operation,
                                  Tier tier) noexcept;
-  // As move(), by a worker. *ticket is given back by wait(), or by release_ticket().
-  [[nodiscard]] Result move_async(BufferHandle handle, const ByteRange& range, const Move& what,
+  // As move(), by a worker. *ticket is given back by wait(), or by release_ticket(); nullptr: nobody waits.
+  [[nodiscard]] Result move_async(BufferHandle handle, const ByteRange& range, const AsyncMove& what,
                                   Ticket* ticket) noexcept;
   // A page-in at low priority, without a ticket.
   [[nodiscard]] Result prefetch(BufferHandle handle, const ByteRange& range) noexcept;
@@ -172,6 +204,9 @@ class BufferPager {
   }
 
   // --- Time and reclaim.
+  // Gives back memory of the compressed tier and space of page files that hold nothing, at once instead of
+  // little by little. Returns bytes.
+  std::size_t compact() noexcept { return is_in_child() ? 0 : store_.trim(); }
   std::uint32_t advance_epoch() noexcept { return epoch_.fetch_add(1, std::memory_order_relaxed) + 1; }
   [[nodiscard]] std::uint32_t epoch() const noexcept { return epoch_.load(std::memory_order_relaxed); }
   // Looks at `percent` (1..100) of the resident extents, at least kCrawlExtentsMin, in the order of the
@@ -187,10 +222,15 @@ class BufferPager {
   [[nodiscard]] Budget& host_budget() noexcept { return host_budget_; }
   [[nodiscard]] Budget& device_budget() noexcept { return device_budget_; }
   [[nodiscard]] Budget& file_budget() noexcept { return file_budget_; }
+  // Counts slots, so that their owners are known; the memory of the tier is bounded by
+  // set_compressed_limit().
+  [[nodiscard]] Budget& compressed_budget() noexcept { return compressed_budget_; }
+  [[nodiscard]] Budget& budget_of(Tier tier) noexcept;
   [[nodiscard]] Result set_compressed_limit(std::uint64_t bytes) noexcept;
   [[nodiscard]] std::uint32_t pressure(Tier tier) noexcept;  // in millionths
   [[nodiscard]] SystemMonitor::Sample sample_system() noexcept { return monitor_.sample(); }
 
+  [[nodiscard]] bool has_tier(Tier tier) const noexcept;
   [[nodiscard]] std::size_t extent_bytes() const noexcept { return options_.extent_bytes; }
   [[nodiscard]] Result size_of(BufferHandle handle, std::size_t* size_bytes) noexcept;
 
@@ -205,7 +245,9 @@ class BufferPager {
   friend class Mover;
   friend class Requests;
 
-  struct Use;  // holds a buffer for a scope
+  struct Use;      // holds a buffer for a scope
+  struct Span;     // a checked range
+  struct Pattern;  // what fill() repeats
 
   static constexpr std::uint32_t kAnyGeneration = ~std::uint32_t{0};
   static constexpr unsigned kNameBuckets = 1u << 14;
@@ -246,7 +288,8 @@ class BufferPager {
   [[nodiscard]] bool is_in_child() const noexcept;
   [[nodiscard]] Result make_buffer(std::size_t size_bytes, const BufferOptions& options,
                                    Buffer** made) noexcept;
-  void set_extents(Buffer& buffer) noexcept;
+  void set_extents(Buffer& buffer, std::uint32_t first) noexcept;
+  void set_tags(Buffer& buffer, BudgetTag tag) noexcept;
   void end_buffer(Buffer& buffer) noexcept;
   void free_device_copies() noexcept;
   [[nodiscard]] Buffer** name_slot(std::string_view name, std::uint64_t hash) noexcept;
@@ -255,15 +298,19 @@ class BufferPager {
   [[nodiscard]] Buffer* record_of(BufferHandle handle) noexcept;
   [[nodiscard]] static bool add_user(Buffer& buffer) noexcept;
   [[nodiscard]] bool hold(Buffer& buffer, std::uint32_t generation) noexcept;
+  void wait_changed(Buffer& buffer) noexcept;
   void let_go(Buffer& buffer, unsigned users, unsigned uses) noexcept;
 
   // buffer_access.cpp
-  [[nodiscard]] Result pin_extent(Extent& extent, Access access, Tier tier) noexcept;
+  [[nodiscard]] Result pin_extent(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept;
   void unpin_extent(Extent& extent, Access access, Tier tier) noexcept;
   [[nodiscard]] Result pin_range(Buffer& buffer, const ByteRange& range, Access access, Tier tier) noexcept;
   [[nodiscard]] Result unpin_any(BufferHandle handle, const ByteRange& range, Access access,
                                  Tier tier) noexcept;
   [[nodiscard]] Result move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept;
+  [[nodiscard]] Result move_with(Mover& mover, Buffer& buffer, const ByteRange& range,
+                                 const Move& what) noexcept;
+  [[nodiscard]] bool may_share_write(const Request& request) const noexcept;
   [[nodiscard]] Result move_extents(Mover& mover, std::span<Extent> extents, const Move& what) noexcept;
   [[nodiscard]] Result move_extent(Mover& mover, Extent& extent, const Move& what, Result* earlier) noexcept;
   [[nodiscard]] bool covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
@@ -272,10 +319,31 @@ class BufferPager {
   void wait_flight(Extent& extent) noexcept;
   void wake_flight(Extent& extent) noexcept;
   void announce_release() noexcept;
+  void forget_memory(std::byte* address, std::size_t size_bytes) noexcept;
+
+  // buffer_copy.cpp
+  [[nodiscard]] Result find_range(BufferHandle handle, const ByteRange& range, Span* found,
+                                  RangeError* error) noexcept;
+  [[nodiscard]] Result fill_part(BufferHandle handle, const ByteRange& part, const Pattern& pattern) noexcept;
+  [[nodiscard]] Result copy_part(const CopyRanges& part) noexcept;
+  [[nodiscard]] Result copy_by_bounce(const CopyRanges& part) noexcept;
+
+  // buffer_resize.cpp
+  struct Resizing;
+  [[nodiscard]] Result begin_change(Buffer& buffer, const Extent* ours) noexcept;
+  void end_change(Buffer& buffer) noexcept;
+  [[nodiscard]] Result pin_seam(Resizing& work) noexcept;
+  [[nodiscard]] Result take_room(Resizing& work) noexcept;
+  void cut_off(Resizing& work) noexcept;
+  void move_records(Resizing& work) noexcept;
+  void move_memory(Resizing& work) noexcept;
+  void change_seam(Resizing& work) noexcept;
+  void set_victim_sizes(Buffer& buffer) noexcept;
+  [[nodiscard]] Result change_size(Resizing& work) noexcept;
 
   // buffer_reclaim.cpp
-  [[nodiscard]] Result charge(Tier tier, const Extent& extent) noexcept;
-  void discharge(Tier tier, const Extent& extent) noexcept;
+  [[nodiscard]] Result charge(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept;
+  void discharge(Tier tier, const Buffer& buffer, std::uint64_t bytes) noexcept;
   std::size_t reclaim_tier(Tier tier, std::uint64_t bytes) noexcept;
   struct Sweep {  // one reclaim or crawl of a tier
     Tier tier = Tier::host;
@@ -288,7 +356,6 @@ class BufferPager {
   std::size_t crawl_tier(Tier tier, std::size_t left) noexcept;
   void queue_victim(Extent& extent) noexcept;    // brings the policies in line with the state
   void dequeue_victim(Extent& extent) noexcept;  // takes it out of both
-  [[nodiscard]] bool has_tier(Tier tier) const noexcept;
   [[nodiscard]] Tier spill_tier(Tier tier) const noexcept;
   void run_crawler() noexcept;
 
@@ -306,9 +373,10 @@ class BufferPager {
   unsigned extent_shift_ = 16;
 
   Store store_;
-  Budget host_budget_, device_budget_, file_budget_;
+  Budget host_budget_, compressed_budget_, device_budget_, file_budget_;
   SystemMonitor monitor_;
   Space pages_, extents_, buffers_;
+  PartTable part_table_;
   MoverPool movers_;
   Requests requests_{*this};
 
@@ -328,6 +396,7 @@ class BufferPager {
 
   ParkingLot lots_[kParkingLots];
   ParkingLot released_;                    // host memory came free
+  ParkingLot changed_;                     // a resize ended
   std::atomic<std::uint32_t> leaving_{0};  // extents on their way out of the host
   std::atomic<std::uint32_t> epoch_{0};
   std::atomic<std::uint64_t> births_{0};

@@ -17,11 +17,10 @@ constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 }  // namespace
 
-// Charges the extent's memory in the tier, and makes room by moving others out when it does not fit.
-Result BufferPager::charge(Tier tier, const Extent& extent) noexcept {
-  Budget& budget = tier == Tier::host ? host_budget_ : device_budget_;
-  const BudgetTag tag = tier == Tier::host ? extent.buffer->tag : 0;
-  const std::uint64_t needed = extent.memory_bytes;
+// Charges memory of the host or the device, and makes room by moving others out when it does not fit.
+Result BufferPager::charge(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept {
+  Budget& budget = budget_of(tier);
+  const BudgetTag tag = buffer.tags[static_cast<unsigned>(tier)];
   for (unsigned round = 0; round < kChargeRounds; ++round) {
     const std::uint32_t seen = released_.sequence.load(std::memory_order_seq_cst);
     if (budget.try_charge(tag, needed)) return Result::ok;
@@ -38,10 +37,9 @@ Result BufferPager::charge(Tier tier, const Extent& extent) noexcept {
   return budget.charge(tag, needed, nullptr) == BudgetResult::ok ? Result::ok : Result::over_budget;
 }
 
-void BufferPager::discharge(Tier tier, const Extent& extent) noexcept {
-  Budget& budget = tier == Tier::host ? host_budget_ : device_budget_;
-  CHECK(budget.discharge(tier == Tier::host ? extent.buffer->tag : 0, extent.memory_bytes) ==
-        BudgetResult::ok);
+void BufferPager::discharge(Tier tier, const Buffer& buffer, std::uint64_t bytes) noexcept {
+  const BudgetTag tag = buffer.tags[static_cast<unsigned>(tier)];
+  CHECK(budget_of(tier).discharge(tag, bytes) == BudgetResult::ok);
 }
 
 void BufferPager::queue_victim(Extent& extent) noexcept {
@@ -221,6 +219,7 @@ Result BufferPager::set_compressed_limit(std::uint64_t bytes) noexcept {
   if (bytes == 0) return Result::bad_argument;
   if (!has_tier(Tier::compressed)) return Result::no_tier;
   compressed_limit_.store(bytes, std::memory_order_relaxed);
+  CHECK(compressed_budget_.set_limit(bytes) == BudgetResult::ok);
   store_.set_compressed_limit(bytes);
   return Result::ok;
 }

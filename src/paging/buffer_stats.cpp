@@ -19,7 +19,7 @@ Place place_of(std::uint8_t valid) noexcept {
 // What validate() counts.
 struct Census {
   // False: the extent breaks an invariant.
-  [[nodiscard]] bool add(const Extent& extent) noexcept {
+  [[nodiscard]] bool add(Extent& extent, const Store& store, PartTable& parts) noexcept {
     const Residency state = extent.load();
     if (!is_legal(state) || state.flight != Flight::none) return false;
     if (state.has(Tier::compressed) != (extent.compressed != kNoObject)) return false;
@@ -34,11 +34,17 @@ struct Census {
     }
     if (state.has(Tier::host)) host += extent.memory_bytes;
     if (state.has(Tier::device)) device += extent.memory_bytes;
+    if (state.has(Tier::compressed)) {
+      for (const Handle part : parts.of(extent.compressed_bytes, extent.compressed)) {
+        compressed += store.slot_bytes(part);
+      }
+    }
     if (state.has(Tier::file)) file += extent.file_bytes;
     return true;
   }
 
-  std::uint64_t total = 0, extents = 0, buffers = 0, host = 0, device = 0, file = 0, victims = 0;
+  std::uint64_t total = 0, extents = 0, buffers = 0, host = 0, compressed = 0, device = 0, file = 0,
+                victims = 0;
   std::uint64_t places[3] = {}, tiers[kTiers] = {};
 };
 
@@ -164,7 +170,7 @@ bool BufferPager::validate() noexcept {
     census.total += buffer->size_bytes;
     census.extents += buffer->extent_count;
     for (std::uint32_t i = 0; i < buffer->extent_count; ++i) {
-      if (!census.add(buffer->extents[i])) return false;
+      if (!census.add(buffer->extents[i], store_, part_table_)) return false;
     }
   }
   for (unsigned tier = 0; tier < kTiers; ++tier) {
@@ -173,7 +179,8 @@ bool BufferPager::validate() noexcept {
   return census.total == total_bytes_.load(kRelaxed) && census.extents == extent_total_.load(kRelaxed) &&
          census.buffers == buffer_total_.load(kRelaxed) && census.victims == host_victims_->count() &&
          census.host == host_budget_.used_bytes() && census.device == device_budget_.used_bytes() &&
-         census.file == file_budget_.used_bytes() && census.places[0] == resident_bytes_.load(kRelaxed) &&
+         census.compressed == compressed_budget_.used_bytes() && census.file == file_budget_.used_bytes() &&
+         census.places[0] == resident_bytes_.load(kRelaxed) &&
          census.places[1] == paged_out_bytes_.load(kRelaxed) &&
          census.places[2] == unbacked_bytes_.load(kRelaxed);
 }

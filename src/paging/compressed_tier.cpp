@@ -172,6 +172,10 @@ Stored CompressedTier::stored(Handle handle) const noexcept {
   return Stored{slot + sizeof head, head.stored_bytes, std::uint32_t{head.size_less_1} + 1, head.form};
 }
 
+std::size_t CompressedTier::slot_bytes(Handle handle) const noexcept {
+  return arena_of(handle).slot_bytes_at(offset_of(handle));
+}
+
 void CompressedTier::drop(Handle handle) noexcept {
   if (handle_kind(handle) == HandleKind::fill) {
     objects_.fetch_sub(1, std::memory_order_relaxed);

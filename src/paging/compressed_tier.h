@@ -52,6 +52,9 @@ class CompressedTier {
   // What lies in a slot; valid until the object is dropped.
   [[nodiscard]] Stored stored(Handle handle) const noexcept;
 
+  // Of the kind slot.
+  [[nodiscard]] std::size_t slot_bytes(Handle handle) const noexcept;
+
   // Handles of the kinds fill and slot.
   void drop(Handle handle) noexcept;
   std::size_t trim() noexcept;

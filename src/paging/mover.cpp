@@ -137,7 +137,7 @@ void Mover::land(Extent& extent, const Plan& plan, Result result, Pin* pin) noex
   }
   if (result != Result::ok) {
     pager_.count(BufferPager::kFailedCopies);
-    if (failure_ == Result::ok) failure_ = result;
+    if (*noted_ == Result::ok) *noted_ = result;
   }
   pager_.queue_victim(extent);
   if (frees_host_soon(plan)) pager_.leaving_.fetch_sub(1, std::memory_order_release);
@@ -145,19 +145,26 @@ void Mover::land(Extent& extent, const Plan& plan, Result result, Pin* pin) noex
   pager_.wake_flight(extent);
 }
 
-// handle == kNoObject: it was not written.
+// handle == kNoObject: it was not written. The copy is good when all parts were.
 void Mover::land_pending(const PendingCopy& copy, Handle handle) noexcept {
+  Extent& extent = *copy.extent;
+  const std::span<Handle> parts = pager_.part_table_.of(extent.file_bytes, extent.file);
+  parts[copy.part] = handle;
+  if (copy.part + 1 != parts.size()) return;
   Result result = Result::ok;
-  if (handle == kNoObject) {
-    CHECK(pager_.file_budget_.discharge(0, copy.stored_bytes) == BudgetResult::ok);
-    result = Result::tier_full;
-  } else {
-    copy.extent->file = handle;
-    copy.extent->file_bytes = copy.stored_bytes;
-    pager_.count(BufferPager::kPageOuts);
-    pager_.count(BufferPager::kBytesOut, copy.extent->size_bytes);
+  for (const Handle part : parts) {
+    if (part == kNoObject) result = Result::tier_full;
   }
-  land(*copy.extent, copy.plan, result, nullptr);
+  if (result != Result::ok) {
+    drop_parts(extent, Tier::file);
+  } else {
+    pager_.count(BufferPager::kPageOuts);
+    pager_.count(BufferPager::kBytesOut, extent.size_bytes);
+  }
+  Result* const noted = noted_;
+  noted_ = copy.failure;
+  land(extent, copy.plan, result, nullptr);
+  noted_ = noted;
 }
 
 Result Mover::flush() noexcept {
@@ -173,6 +180,10 @@ Result Mover::flush() noexcept {
   return first;
 }
 
+Result Mover::charge_memory(Tier tier, const Extent& extent) noexcept {
+  return pager_.charge(tier, *extent.buffer, extent.memory_bytes);
+}
+
 Result Mover::to_host(Extent& extent, const Plan& plan) noexcept {
   if (memory_ != nullptr) {  // room may have to be made by others, who need working memory too
     const Result failed = flush();
@@ -180,7 +191,7 @@ Result Mover::to_host(Extent& extent, const Plan& plan) noexcept {
     release_memory();
   }
   const std::uint64_t started_ns = plan.copies ? os::clock_fine_ns() : 0;
-  if (const Result charged = pager_.charge(Tier::host, extent); charged != Result::ok) return charged;
+  if (const Result charged = charge_memory(Tier::host, extent); charged != Result::ok) return charged;
   if (plan.fills) {
     pager_.count(BufferPager::kZeroFills);
     return Result::ok;
@@ -203,10 +214,10 @@ Result Mover::to_device(Extent& extent, const Plan& plan) noexcept {
     failure_ = failed;
     release_memory();
   }
-  if (const Result charged = pager_.charge(Tier::device, extent); charged != Result::ok) return charged;
+  if (const Result charged = charge_memory(Tier::device, extent); charged != Result::ok) return charged;
   extent.device = device.allocate(device.context, extent.memory_bytes);
   if (extent.device == kNoDeviceAddress) {
-    pager_.discharge(Tier::device, extent);
+    pager_.discharge(Tier::device, *extent.buffer, extent.memory_bytes);
     return Result::device_error;
   }
   Result result = Result::ok;
@@ -273,39 +284,72 @@ Result Mover::to_store(Extent& extent, Plan& plan, bool* is_pending) noexcept {
 }
 
 Result Mover::put_compressed(Extent& extent, const std::byte* data, std::uint32_t stored_bytes) noexcept {
-  Handle handle = kNoObject;
-  switch (pager_.store_.put(data, stored_bytes, memory_->scratch, &handle)) {
-    case PutResult::incompressible:
-      return Result::incompressible;
-    case PutResult::full:
-      return Result::tier_full;
-    case PutResult::stored:
-      break;
-  }
-  extent.compressed = handle;
+  if (!pager_.part_table_.take(stored_bytes, &extent.compressed)) return Result::no_memory;
   extent.compressed_bytes = stored_bytes;
+  const Result result = put_parts(extent, data);
+  if (result != Result::ok) {
+    drop_parts(extent, Tier::compressed);
+    return result;
+  }
   pager_.count(BufferPager::kPageOuts);
   pager_.count(BufferPager::kBytesOut, extent.size_bytes);
+  return Result::ok;
+}
+
+// Until one of them is refused.
+Result Mover::put_parts(Extent& extent, const std::byte* data) noexcept {
+  const BudgetTag tag = extent.buffer->tags[static_cast<unsigned>(Tier::compressed)];
+  const std::uint32_t stored_bytes = extent.compressed_bytes;
+  unsigned index = 0;
+  for (Handle& part : pager_.part_table_.of(stored_bytes, extent.compressed)) {
+    Handle handle = kNoObject;
+    const std::size_t bytes = part_bytes(stored_bytes, index);
+    switch (pager_.store_.put(data + index * kObjectBytesMax, bytes, memory_->scratch, &handle)) {
+      case PutResult::incompressible:
+        return Result::incompressible;
+      case PutResult::full:
+        return Result::tier_full;
+      case PutResult::stored:
+        break;
+    }
+    const std::size_t slot_bytes = pager_.store_.slot_bytes(handle);
+    if (pager_.compressed_budget_.charge(tag, slot_bytes, nullptr) != BudgetResult::ok) {
+      pager_.store_.drop(handle);
+      return Result::tier_full;
+    }
+    part = handle;
+    ++index;
+  }
   return Result::ok;
 }
 
 // Adds the extent to the batch; it lands with flush(). data == nullptr: the copy of the compressed tier.
 Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
                        std::uint32_t stored_bytes) noexcept {
-  if (!pager_.file_budget_.try_charge(0, stored_bytes)) {
-    if (pager_.file_budget_.charge(0, stored_bytes, nullptr) != BudgetResult::ok) return Result::over_budget;
+  const BudgetTag tag = extent.buffer->tags[static_cast<unsigned>(Tier::file)];
+  if (pager_.file_budget_.charge(tag, stored_bytes, nullptr) != BudgetResult::ok) return Result::over_budget;
+  if (!pager_.part_table_.take(stored_bytes, &extent.file)) {
+    pager_.discharge(Tier::file, *extent.buffer, stored_bytes);
+    return Result::no_memory;
   }
-  const auto add = [&]() noexcept {
-    if (pending_count_ == kBatchObjectsMax) return false;
-    return data != nullptr ? pager_.store_.add(memory_->batch, data, stored_bytes)
-                           : pager_.store_.add(memory_->batch, extent.compressed);
-  };
-  if (!add()) {
-    const Result failed = flush();
-    failure_ = failed;
-    CHECK(add());
+  extent.file_bytes = stored_bytes;
+  for (unsigned index = 0; index < part_count(stored_bytes); ++index) {
+    const auto add = [&]() noexcept {
+      if (pending_count_ == kBatchObjectsMax) return false;
+      if (data == nullptr) {
+        return pager_.store_.add(memory_->batch,
+                                 pager_.part_table_.of(stored_bytes, extent.compressed)[index]);
+      }
+      return pager_.store_.add(memory_->batch, data + index * kObjectBytesMax,
+                               part_bytes(stored_bytes, index));
+    };
+    if (!add()) {
+      const Result failed = flush();
+      failure_ = failed;
+      CHECK(add());
+    }
+    memory_->pending[pending_count_++] = {&extent, plan, noted_, index};
   }
-  memory_->pending[pending_count_++] = {&extent, plan, stored_bytes};
   Residency before, after;
   do {
     before = after = extent.load();
@@ -337,9 +381,15 @@ Result Mover::read_copy(Extent& extent, Tier from, std::byte* to) noexcept {
 
 Result Mover::read_stored(Extent& extent, Tier from, std::byte* to) noexcept {
   const bool is_file = from == Tier::file;
-  return result_of(pager_.store_.get(is_file ? extent.file : extent.compressed, to,
-                                     is_file ? extent.file_bytes : extent.compressed_bytes,
-                                     memory_->scratch));
+  const std::uint32_t stored_bytes = is_file ? extent.file_bytes : extent.compressed_bytes;
+  unsigned index = 0;
+  for (const Handle part : pager_.part_table_.of(stored_bytes, is_file ? extent.file : extent.compressed)) {
+    const GetResult got = pager_.store_.get(part, to + index * kObjectBytesMax,
+                                            part_bytes(stored_bytes, index), memory_->scratch);
+    if (got != GetResult::ok) return result_of(got);
+    ++index;
+  }
+  return Result::ok;
 }
 
 void Mover::drop_copies(Extent& extent, std::uint8_t drops) noexcept {
@@ -355,27 +405,32 @@ void Mover::drop_copies(Extent& extent, std::uint8_t drops) noexcept {
 void Mover::discard_copy(Extent& extent, Tier tier) noexcept {
   switch (tier) {
     case Tier::host:
-      if (!os::purge(extent.address, extent.memory_bytes)) {
-        // Locked memory, for example. What is never written must read as zero later.
-        std::memset(extent.address, 0, extent.memory_bytes);
-        pager_.count(BufferPager::kFailedPurges);
-      }
+      pager_.forget_memory(extent.address, extent.memory_bytes);
       break;
     case Tier::device:
       pager_.device_.free(pager_.device_.context, extent.device, extent.memory_bytes);
       extent.device = kNoDeviceAddress;
       break;
     case Tier::compressed:
-      pager_.store_.drop(extent.compressed);
-      extent.compressed = kNoObject;
-      return;
     case Tier::file:
-      pager_.store_.drop(extent.file);
-      extent.file = kNoObject;
-      CHECK(pager_.file_budget_.discharge(0, extent.file_bytes) == BudgetResult::ok);
+      drop_parts(extent, tier);
       return;
   }
-  pager_.discharge(tier, extent);
+  pager_.discharge(tier, *extent.buffer, extent.memory_bytes);
+}
+
+// Gives back what the store has of an extent in that tier, complete or not.
+void Mover::drop_parts(Extent& extent, Tier tier) noexcept {
+  const bool is_file = tier == Tier::file;
+  Handle& kept = is_file ? extent.file : extent.compressed;
+  const std::uint32_t stored_bytes = is_file ? extent.file_bytes : extent.compressed_bytes;
+  for (const Handle part : pager_.part_table_.of(stored_bytes, kept)) {
+    if (part == kNoObject) continue;
+    if (!is_file) pager_.discharge(tier, *extent.buffer, pager_.store_.slot_bytes(part));
+    pager_.store_.drop(part);
+  }
+  if (is_file) pager_.discharge(tier, *extent.buffer, stored_bytes);
+  pager_.part_table_.give_back(stored_bytes, &kept);
 }
 
 bool Mover::need_memory() noexcept {
@@ -390,7 +445,7 @@ void Mover::release_memory() noexcept {
   memory_ = nullptr;
 }
 
-bool MoverPool::open(unsigned count, Codec codec) noexcept {
+bool MoverPool::open(unsigned count, Codec codec, std::size_t extent_bytes) noexcept {
   CHECK(count != 0 && count <= kMoversMax && all_ == nullptr);
   size_bytes_ = align_up(count * sizeof(MoverMemory), os::page_bytes());
   void* memory = os::reserve(size_bytes_, os::page_bytes());
@@ -403,13 +458,14 @@ bool MoverPool::open(unsigned count, Codec codec) noexcept {
   for (unsigned i = 0; i < count; ++i) new (&all_[i]) MoverMemory;
   count_ = count;
   codec_ = codec;
+  extent_bytes_ = extent_bytes;
   return true;
 }
 
 void MoverPool::close() noexcept {
   if (all_ == nullptr) return;
   for (unsigned i = 0; i < count_; ++i) {
-    if (all_[i].bounce != nullptr) os::release(all_[i].bounce, 2 * kObjectBytesMax);
+    if (all_[i].bounce != nullptr) os::release(all_[i].bounce, 2 * extent_bytes_);
     all_[i].~MoverMemory();
   }
   os::release(all_, size_bytes_);
@@ -419,14 +475,14 @@ void MoverPool::close() noexcept {
 bool MoverPool::prepare(MoverMemory& memory) noexcept {
   if (memory.is_open) return true;
   if (memory.bounce == nullptr) {
-    void* buffers = os::reserve(2 * kObjectBytesMax, os::page_bytes());
+    void* buffers = os::reserve(2 * extent_bytes_, os::page_bytes());
     if (buffers == nullptr) return false;
-    if (!os::commit(buffers, 2 * kObjectBytesMax)) {
-      os::release(buffers, 2 * kObjectBytesMax);
+    if (!os::commit(buffers, 2 * extent_bytes_)) {
+      os::release(buffers, 2 * extent_bytes_);
       return false;
     }
     memory.bounce = static_cast<std::byte*>(buffers);
-    memory.coded = memory.bounce + kObjectBytesMax;
+    memory.coded = memory.bounce + extent_bytes_;
   }
   if (!memory.scratch.open(codec_) || !memory.batch.open()) return false;
   memory.is_open = true;

@@ -18,11 +18,12 @@ namespace glebe::paging {
 
 class BufferPager;
 
-// A copy in the batch.
+// A part of a copy in the batch.
 struct PendingCopy {
   Extent* extent;
   Plan plan;
-  std::uint32_t stored_bytes;
+  Result* failure;  // where its failure is noted
+  unsigned part;    // which one; with the last one the extent lands
 };
 
 // Working memory of one thread that moves bytes.
@@ -42,7 +43,8 @@ class MoverPool {
   MoverPool(const MoverPool&) = delete;
   MoverPool& operator=(const MoverPool&) = delete;
 
-  [[nodiscard]] bool open(unsigned count, Codec codec) noexcept;  // count <= kMoversMax
+  // count <= kMoversMax; extent_bytes: the largest extent.
+  [[nodiscard]] bool open(unsigned count, Codec codec, std::size_t extent_bytes) noexcept;
   void close() noexcept;
   // Waits until one is free. nullptr: no memory.
   [[nodiscard]] MoverMemory* take() noexcept;
@@ -59,6 +61,7 @@ class MoverPool {
   unsigned count_ = 0;
   std::size_t size_bytes_ = 0;
   Codec codec_ = Codec::lz4;
+  std::size_t extent_bytes_ = 0;
   std::atomic<std::uint32_t> word_{0};  // changes when one was given back
   std::atomic<std::uint32_t> waiters_{0};
 };
@@ -90,14 +93,20 @@ class Mover {
   // For operations that have more than one way out (evict): with fallback, what the compressed tier does not
   // take goes on to the file.
   void set_fallback(bool on) noexcept { has_fallback_ = on; }
+  // Notes the first failure of what is moved from here on in *failure, which is ok at first and outlives the
+  // next flush(); that then knows nothing of it.
+  void note_failures_in(Result* failure) noexcept { noted_ = failure; }
 
  private:
   [[nodiscard]] Result carry_out(Extent& extent, Plan& plan, bool* is_pending) noexcept;
+  [[nodiscard]] Result charge_memory(Tier tier, const Extent& extent) noexcept;
   [[nodiscard]] Result to_host(Extent& extent, const Plan& plan) noexcept;
   [[nodiscard]] Result to_device(Extent& extent, const Plan& plan) noexcept;
   [[nodiscard]] Result to_store(Extent& extent, Plan& plan, bool* is_pending) noexcept;
   [[nodiscard]] Result put_compressed(Extent& extent, const std::byte* data,
                                       std::uint32_t stored_bytes) noexcept;
+  [[nodiscard]] Result put_parts(Extent& extent, const std::byte* data) noexcept;
+  void drop_parts(Extent& extent, Tier tier) noexcept;
   [[nodiscard]] Result put_file(Extent& extent, const Plan& plan, const std::byte* data,
                                 std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result read_copy(Extent& extent, Tier from, std::byte* to) noexcept;
@@ -112,6 +121,7 @@ class Mover {
   BufferPager& pager_;
   MoverMemory* memory_ = nullptr;
   Result failure_ = Result::ok;
+  Result* noted_ = &failure_;
   bool has_fallback_ = false;
   unsigned pending_count_ = 0;
   std::size_t freed_bytes_ = 0;

@@ -90,6 +90,19 @@ bool Space::give_back(std::uint32_t first) noexcept {
   return engine_.free(first).status == placement::Status::ok;
 }
 
+bool Space::resize(std::uint32_t first, std::uint32_t count) noexcept {
+  const os::Lock hold(lock_);
+  const std::uint32_t length = engine_.run_length(first);
+  if (count == length) return true;
+  if (count < length) return engine_.shrink(first, count).status == placement::Status::ok;
+  if (!engine_.grow_in_place(first, count).empty()) return true;
+  // The last run of all can grow with the space.
+  const std::uint32_t behind = engine_.next_run(first);
+  const bool is_last = behind == placement::kNoUnit ||
+                       (engine_.is_free_start(behind) && engine_.next_run(behind) == placement::kNoUnit);
+  return is_last && grow(count - length) && !engine_.grow_in_place(first, count).empty();
+}
+
 std::uint32_t Space::used_units() noexcept {
   const os::Lock hold(lock_);
   return engine_.range_units() - engine_.free_units();

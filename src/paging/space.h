@@ -32,6 +32,8 @@ class Space {
   [[nodiscard]] placement::Run take(std::uint32_t count) noexcept;
   // The run that starts at `first`; false: none does.
   [[nodiscard]] bool give_back(std::uint32_t first) noexcept;
+  // Makes the run that starts at `first` `count` units long where it is. False: what lies behind it is taken.
+  [[nodiscard]] bool resize(std::uint32_t first, std::uint32_t count) noexcept;
 
   [[nodiscard]] std::byte* at(std::uint32_t unit) const noexcept { return base_ + unit * unit_bytes_; }
   [[nodiscard]] std::uint32_t unit_of(const void* address) const noexcept {

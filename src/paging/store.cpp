@@ -123,6 +123,10 @@ GetResult Store::get(Handle handle, std::byte* to, std::size_t size_bytes, Scrat
   return expand(stored, to, scratch) ? GetResult::ok : GetResult::corrupt;
 }
 
+std::size_t Store::slot_bytes(Handle handle) const noexcept {
+  return handle_kind(handle) == HandleKind::slot ? state_->compressed.slot_bytes(handle) : 0;
+}
+
 void Store::get_many(std::span<ObjectRead> reads, Batch& room, Scratch& scratch) noexcept {
   bool has_files = false;
   for (ObjectRead& read : reads) {

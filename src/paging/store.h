@@ -165,6 +165,9 @@ class Store {
   void get_many(std::span<ObjectRead> reads, Batch& room, Scratch& scratch) noexcept;
   [[nodiscard]] static bool is_on_file(Handle handle) noexcept;
 
+  // RAM of the slot that an object of the compressed tier is in; 0 when it needs none, or lies in a file.
+  [[nodiscard]] std::size_t slot_bytes(Handle handle) const noexcept;
+
   // Forgets the object and gives its slot or file space back.
   void drop(Handle handle) noexcept;
 

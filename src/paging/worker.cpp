@@ -29,8 +29,7 @@ void Requests::close() noexcept {
   if (!is_open_) return;
   wait_all();
   is_ending_.store(true, std::memory_order_release);
-  work_word_.fetch_add(1, std::memory_order_release);
-  os::wake_all(work_word_);
+  work_.change();
   for (;;) {
     const std::uint32_t left = threads_.load(std::memory_order_acquire);
     if (left == 0) break;
@@ -61,70 +60,111 @@ Result Requests::submit(const Request& request, Ticket* ticket) noexcept {
   if (ticket != nullptr) *ticket = 0;
   if (run.empty()) {
     pending_.fetch_sub(1, std::memory_order_release);
-    notify(done_word_);
-    return result;
+    done_.change();
+    return request.completion.tell != nullptr ? Result::ok : result;
   }
-  const os::Lock hold(lock_);
-  Request& record = *reinterpret_cast<Request*>(records_.at(run.first));
-  const std::uint32_t generation = record.generation + 1;
-  record = request;
-  record.generation = generation;
-  record.has_ticket = ticket != nullptr;
-  record.waiters = 0;
-  if (ticket != nullptr) *ticket = std::uint64_t{generation} << 32 | (std::uint64_t{run.first} + 1);
-  if (!is_async) {
-    finish(record, result);
-    return Result::ok;
+  {
+    const os::Lock hold(lock_);
+    Request& record = *reinterpret_cast<Request*>(records_.at(run.first));
+    const std::uint32_t generation = record.generation + 1;
+    record = request;
+    record.generation = generation;
+    record.has_ticket = ticket != nullptr;
+    record.waiters = 0;
+    if (ticket != nullptr) *ticket = std::uint64_t{generation} << 32 | (std::uint64_t{run.first} + 1);
+    if (!is_async) {
+      finish(record, result);
+    } else {
+      record.state = Request::kWaiting;
+      (record.is_prefetch ? prefetches_ : waiting_).push_back(&record);
+    }
   }
-  record.state = Request::kWaiting;
-  (record.is_prefetch ? prefetches_ : waiting_).push_back(&record);
-  work_word_.fetch_add(1, std::memory_order_release);
-  os::wake_all(work_word_);
+  (is_async ? work_ : done_).change();
   return Result::ok;
 }
 
 void Requests::enter(void* self) noexcept { static_cast<Requests*>(self)->work(); }
 
 void Requests::work() noexcept {
+  Group group;
   for (;;) {
-    const std::uint32_t word = work_word_.load(std::memory_order_acquire);
-    Request* request = next_request();
-    if (request != nullptr) {
-      Result result = Result::ok;
-      run_now(*request, &result);
-      const os::Lock hold(lock_);
-      finish(*request, result);
+    const std::uint32_t word = work_.word.load(std::memory_order_acquire);
+    take_group(group);
+    if (group.count != 0) {
+      run_group(group);
       continue;
     }
     if (is_ending_.load(std::memory_order_acquire)) break;
-    os::wait_on(work_word_, word, kWaitNs);
+    work_.sleep(word);
   }
   // The last access; see BufferPager::run_crawler().
   threads_.fetch_sub(1, std::memory_order_release);
   os::wake_all(threads_);
 }
 
-Request* Requests::next_request() noexcept {
+// The next request, and behind it those that leave with the same write.
+void Requests::take_group(Group& group) noexcept {
+  group.count = 0;
   const os::Lock hold(lock_);
   Request* request = waiting_.pop_front();
+  const bool is_shared = request != nullptr && pager_.may_share_write(*request);
   if (request == nullptr) request = prefetches_.pop_front();
-  if (request != nullptr) request->state = Request::kRunning;
-  return request;
+  std::size_t bytes = 0;
+  while (request != nullptr) {
+    request->state = Request::kRunning;
+    bytes += request->size_bytes;
+    group.requests[group.count++] = request;
+    if (!is_shared || group.count == kBatchObjectsMax) break;
+    request = waiting_.first();
+    const bool fits =
+        request != nullptr && pager_.may_share_write(*request) && request->size_bytes <= kBatchBytes - bytes;
+    request = fits ? waiting_.pop_front() : nullptr;
+  }
+}
+
+void Requests::run_group(Group& group) noexcept {
+  if (group.count == 1) {
+    run_now(*group.requests[0], &group.results[0]);
+  } else {
+    {
+      Mover mover(pager_);
+      for (unsigned i = 0; i < group.count; ++i) {
+        const Request& request = *group.requests[i];
+        Result& result = group.results[i] = Result::ok;
+        mover.note_failures_in(&result);
+        const ByteRange range{request.offset_bytes, request.size_bytes};
+        const Result failure = pager_.move_with(mover, *request.buffer, range, request.what);
+        if (result == Result::ok) result = failure;
+      }
+    }
+    for (unsigned i = 0; i < group.count; ++i) complete(*group.requests[i], group.results[i]);
+  }
+  {
+    const os::Lock hold(lock_);
+    for (unsigned i = 0; i < group.count; ++i) finish(*group.requests[i], group.results[i]);
+  }
+  done_.change();
 }
 
 void Requests::run_now(const Request& request, Result* result) noexcept {
   const ByteRange range{request.offset_bytes, request.size_bytes};
   *result = pager_.move_range(*request.buffer, range, request.what);
-  pager_.let_go(*request.buffer, 0, 1);
+  complete(request, *result);
 }
 
-// Under lock_. Whoever waits sees the state change; without a ticket the record goes at once.
+// The work is done: lets go of the buffer and tells who wanted to know. The record is still in use.
+void Requests::complete(const Request& request, Result result) noexcept {
+  const Completion completion = request.completion;
+  pager_.let_go(*request.buffer, 0, 1);
+  if (completion.tell != nullptr) completion.tell(completion, result);
+}
+
+// Under lock_; done_ changes afterwards. Without a ticket the record goes at once.
 void Requests::finish(Request& request, Result result) noexcept {
   request.state = Request::kDone;
   request.result = result;
   if (!request.has_ticket && request.waiters == 0) recycle(request);
   pending_.fetch_sub(1, std::memory_order_release);
-  notify(done_word_);
 }
 
 void Requests::recycle(Request& request) noexcept {
@@ -132,9 +172,16 @@ void Requests::recycle(Request& request) noexcept {
   CHECK(records_.give_back(records_.unit_of(&request)));
 }
 
-void Requests::notify(std::atomic<std::uint32_t>& word) noexcept {
-  word.fetch_add(1, std::memory_order_release);  // pairs with the acquire of those who wait
-  os::wake_all(word);
+// As in BufferPager::wait_flight(): either the change of the word is seen, or the sleeper.
+void Requests::Signal::change() noexcept {
+  word.fetch_add(1, std::memory_order_seq_cst);  // pairs with the acquire of those who wait
+  if (sleepers.load(std::memory_order_seq_cst) != 0) os::wake_all(word);
+}
+
+void Requests::Signal::sleep(std::uint32_t seen) noexcept {
+  sleepers.fetch_add(1, std::memory_order_seq_cst);
+  if (word.load(std::memory_order_seq_cst) == seen) os::wait_on(word, seen, kWaitNs);
+  sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 
 // Under lock_. The request of a ticket that was given out and not given back; nullptr: none.
@@ -163,11 +210,11 @@ bool Requests::has_ended(Ticket ticket, bool is_counted, Result* result) noexcep
 
 Result Requests::wait(Ticket ticket) noexcept {
   for (bool is_counted = false;;) {
-    const std::uint32_t seen = done_word_.load(std::memory_order_acquire);
+    const std::uint32_t seen = done_.word.load(std::memory_order_acquire);
     Result result = Result::ok;
     if (has_ended(ticket, is_counted, &result)) return result;
     is_counted = true;
-    os::wait_on(done_word_, seen, kWaitNs);
+    done_.sleep(seen);
   }
 }
 
@@ -178,17 +225,21 @@ bool Requests::is_done(Ticket ticket) noexcept {
 }
 
 Result Requests::cancel(Ticket ticket) noexcept {
-  Buffer* buffer = nullptr;
+  Request* request = nullptr;
   {
     const os::Lock hold(lock_);
-    Request* const request = find(ticket);
+    request = find(ticket);
     if (request == nullptr) return Result::bad_handle;
     if (request->state != Request::kWaiting) return Result::busy;
     waiting_.remove(request);
-    buffer = request->buffer;
+    request->state = Request::kRunning;  // nobody else takes it
+  }
+  complete(*request, Result::cancelled);
+  {
+    const os::Lock hold(lock_);
     finish(*request, Result::cancelled);
   }
-  pager_.let_go(*buffer, 0, 1);
+  done_.change();
   return Result::ok;
 }
 
@@ -202,9 +253,9 @@ void Requests::release(Ticket ticket) noexcept {
 
 void Requests::wait_all() noexcept {
   for (;;) {
-    const std::uint32_t seen = done_word_.load(std::memory_order_acquire);
+    const std::uint32_t seen = done_.word.load(std::memory_order_acquire);
     if (pending_.load(std::memory_order_acquire) == 0) return;
-    os::wait_on(done_word_, seen, kWaitNs);
+    done_.sleep(seen);
   }
 }
 
