@@ -93,8 +93,24 @@ TEST_CASE("K1 counters start at 0, and each operation moves exactly its own", "[
   REQUIRE(pager.crawl(100) == 0);  // far below the threshold
   expected.crawls = 1;
   REQUIRE(counters_of(pager) == expected);
-  // A failed copy is counted, as are page-ins by their time; a snapshot stays what it was.
+  require_balance(pager);
+}
+
+TEST_CASE("K1 failed copies are counted, page-ins by their time, and a snapshot stays what it was",
+          "[paging]") {
+  BufferRig rig;
+  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  BufferPager& pager = rig.pager;
+  const BufferHandle buffer = make(pager, kSize);
+  REQUIRE(fill(pager, buffer, {0, kSize - 4}, 1));
+  for (unsigned i = 0; i < 3; ++i) {
+    REQUIRE(pager.move(buffer, {}, Operation::swap_to, Tier::file) == Result::ok);
+    REQUIRE(holds(pager, buffer, {0, kSize - 4}, 1));
+  }
+  REQUIRE(pager.move(buffer, {0, kExtent}, Operation::swap_to, Tier::file) == Result::ok);
+  REQUIRE(pager.host_budget().used_bytes() == kExtent + 4096);
   const BufferPagerStats snapshot = pager.stats();
+  REQUIRE(snapshot.page_ins == 9);
   REQUIRE(pager.host_budget().set_limit(kExtent) == BudgetResult::ok);
   const BufferHandle other = make(pager, 2 * kExtent);
   REQUIRE(pager.pin(other, {}, Access::read).result == Result::over_budget);

@@ -190,7 +190,7 @@ TEST_CASE("largest: groups of large blocks go first, slabs of small ones last", 
 }
 
 TEST_CASE("Every order takes everything in a bounded number of turns", "[paging]") {
-  for (unsigned kind = 0; kind < kVictimKinds; ++kind) {
+  for (unsigned kind = 0; kind <= static_cast<unsigned>(VictimKind::largest); ++kind) {
     Heap heap(static_cast<VictimKind>(kind));
     INFO(kind);
     // New groups appear while others go, as in a program that allocates.

@@ -41,7 +41,9 @@ static_assert(static_cast<unsigned>(heap::MisuseAction::ignore) == 2);
 
 static_assert(static_cast<unsigned>(paging::PagerWish::kernel) == 3);
 static_assert(static_cast<unsigned>(paging::Codec::zstd) == 1);
-static_assert(std::size(kVictimWords) == paging::kVictimKinds);
+// The last one, 2Q, is for explicit buffers: it needs to know of every use.
+static_assert(std::size(kVictimWords) == paging::kVictimKinds - 1);
+static_assert(static_cast<unsigned>(paging::VictimKind::two_q) == paging::kVictimKinds - 1);
 static_assert(static_cast<unsigned>(paging::VictimKind::clock) == 1);
 static_assert(static_cast<unsigned>(paging::VictimKind::largest) == 5);
 

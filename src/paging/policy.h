@@ -14,7 +14,7 @@
 //   fifo      by insertion, touches do not matter
 //   oldest    by creation of the item (birth), however often it left and came back
 //   largest   by size, the largest first; the older one first among equals
-//   two_q     new items pass a queue by insertion, touches do not matter there; items leave from it as long as
+//   two_q     new items pass a queue by insertion, touches do not matter there; items leave it as long as
 //             it has more than a quarter of all. An item that comes back soon goes to a second list, which is
 //             in the order of lru (Johnson and Shasha, VLDB 1994)
 //
