@@ -201,18 +201,21 @@ Result BufferPager::move_with(Mover& mover, Buffer& buffer, const ByteRange& ran
   return move_extents(mover, {&buffer.extents[first], last - first + 1}, what);
 }
 
-// Small, and bound for a file without a detour that may take long: a codec of the program, the compressor.
-bool BufferPager::may_share_write(const Request& request) const noexcept {
-  if (request.buffer->has_codec || request.size_bytes > kSharedBytesMax) return false;
-  switch (request.what.operation) {
-    case Operation::page_to:
-    case Operation::swap_to:
-      return request.what.tier == Tier::file;
-    case Operation::evict:
-      return request.what.tier == Tier::host && spill_tier(Tier::host) == Tier::file;
-    default:
-      return false;
-  }
+// What a request moves when it is small and bound for a file without a detour that may take long: a codec of
+// the program, the compressor. Otherwise 0.
+std::size_t BufferPager::shared_bytes(const Request& request) const noexcept {
+  const Buffer& buffer = *request.buffer;
+  std::uint32_t first = 0, last = 0;
+  const ByteRange range{request.offset_bytes, request.size_bytes};
+  if (buffer.has_codec || !covers(buffer, range, &first, &last)) return 0;
+  const std::size_t whole = (std::size_t{last - first} + 1) << extent_shift_;
+  const std::size_t bytes = whole < buffer.size_bytes ? whole : buffer.size_bytes;
+  const Move& what = request.what;
+  const bool is_copied = what.operation == Operation::page_to || what.operation == Operation::swap_to;
+  const bool is_evicted = what.operation == Operation::evict && what.tier == Tier::host;
+  const bool is_to_file =
+      is_copied ? what.tier == Tier::file : is_evicted && spill_tier(Tier::host) == Tier::file;
+  return is_to_file && bytes <= kSharedBytesMax ? bytes : 0;
 }
 
 // The first failure; copies to files may be pending in the mover.

@@ -310,7 +310,7 @@ class BufferPager {
   [[nodiscard]] Result move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept;
   [[nodiscard]] Result move_with(Mover& mover, Buffer& buffer, const ByteRange& range,
                                  const Move& what) noexcept;
-  [[nodiscard]] bool may_share_write(const Request& request) const noexcept;
+  [[nodiscard]] std::size_t shared_bytes(const Request& request) const noexcept;
   [[nodiscard]] Result move_extents(Mover& mover, std::span<Extent> extents, const Move& what) noexcept;
   [[nodiscard]] Result move_extent(Mover& mover, Extent& extent, const Move& what, Result* earlier) noexcept;
   [[nodiscard]] bool covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,

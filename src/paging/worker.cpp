@@ -107,18 +107,17 @@ void Requests::take_group(Group& group) noexcept {
   group.count = 0;
   const os::Lock hold(lock_);
   Request* request = waiting_.pop_front();
-  const bool is_shared = request != nullptr && pager_.may_share_write(*request);
   if (request == nullptr) request = prefetches_.pop_front();
-  std::size_t bytes = 0;
+  std::size_t total = 0;
   while (request != nullptr) {
     request->state = Request::kRunning;
-    bytes += request->size_bytes;
     group.requests[group.count++] = request;
-    if (!is_shared || group.count == kBatchObjectsMax) break;
+    const std::size_t bytes = pager_.shared_bytes(*request);
+    total += bytes;
+    if (bytes == 0 || group.count == kBatchObjectsMax) break;
     request = waiting_.first();
-    const bool fits =
-        request != nullptr && pager_.may_share_write(*request) && request->size_bytes <= kBatchBytes - bytes;
-    request = fits ? waiting_.pop_front() : nullptr;
+    const std::size_t more = request != nullptr ? pager_.shared_bytes(*request) : 0;
+    request = more != 0 && more <= kBatchBytes - total ? waiting_.pop_front() : nullptr;
   }
 }
 
