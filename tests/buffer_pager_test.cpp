@@ -387,7 +387,7 @@ TEST_CASE("options that make no sense are refused, and the pager can be opened a
   };
   REQUIRE(refused([](auto& options) { options.host_bytes = 0; }) == Result::bad_argument);
   REQUIRE(refused([](auto& options) { options.extent_bytes = 5000; }) == Result::bad_argument);
-  REQUIRE(refused([](auto& options) { options.extent_bytes = 128 * 1024; }) == Result::bad_argument);
+  REQUIRE(refused([](auto& options) { options.extent_bytes = 4 * kMiB; }) == Result::bad_argument);
   REQUIRE(refused([](auto& options) { options.workers = 65; }) == Result::bad_argument);
   REQUIRE(refused([](auto& options) { options.address_bytes = 4096; }) == Result::bad_argument);
   REQUIRE(refused([](auto& options) { options.limits.severe = 1; }) == Result::bad_argument);

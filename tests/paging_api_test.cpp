@@ -288,7 +288,7 @@ TEST_CASE("paging API: wrong arguments are answered, not crashed on", "[paging]"
   REQUIRE(glebe_pager_options_init(&options) == glebe_ok);
   REQUIRE(options.host_bytes == std::uint64_t{2} << 30);
   REQUIRE(options.workers == 2);
-  options.victims = 6;
+  options.victims = glebe_victims_two_q + 1;
   REQUIRE(glebe_pager_new(&options, &pager) == glebe_bad_argument);
   options.victims = 0;
   options.directory = "/nowhere/at/all";
