@@ -330,6 +330,7 @@ class BufferPager {
 
   // buffer_resize.cpp
   struct Resizing;
+  [[nodiscard]] static bool try_change(Buffer& buffer) noexcept;
   [[nodiscard]] Result begin_change(Buffer& buffer, const Extent* ours) noexcept;
   void end_change(Buffer& buffer) noexcept;
   [[nodiscard]] Result pin_seam(Resizing& work) noexcept;

@@ -26,6 +26,17 @@ constexpr std::uint64_t kFirstSleepNs = 50'000, kLastSleepNs = 10'000'000;
 constexpr unsigned kSleeps = 200;  // about two seconds in all
 constexpr std::uint64_t kChangedWaitNs = 20'000'000;
 
+// Whether somebody has a pin; of the extent `ours` one is ours.
+bool is_pinned(const Buffer& buffer, const Extent* ours) noexcept {
+  for (std::uint32_t i = 0; i < buffer.extent_count; ++i) {
+    const Residency state = buffer.extents[i].load();
+    const unsigned pins =
+        unsigned{state.host_readers} + state.host_writers + state.device_readers + state.device_writers;
+    if (pins > (&buffer.extents[i] == ours ? 1u : 0u)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 struct BufferPager::Resizing {
@@ -40,29 +51,28 @@ struct BufferPager::Resizing {
   placement::Run pages{}, extents{};  // new places; the status is exhausted: they stay where they are
 };
 
+// Keeps others out when the only use is ours.
+bool BufferPager::try_change(Buffer& buffer) noexcept {
+  std::uint64_t word = buffer.life.load(std::memory_order_acquire);
+  Life life;
+  do {
+    life = unpack_life(word);
+    if (life.uses != 1 || life.is_changing) return false;
+    life.is_changing = true;
+  } while (!buffer.life.compare_exchange_weak(word, pack_life(life), std::memory_order_acq_rel));
+  return true;
+}
+
 // Waits until nobody but us uses the buffer and keeps others out. `ours`: an extent that we hold one pin of.
 Result BufferPager::begin_change(Buffer& buffer, const Extent* ours) noexcept {
   std::uint64_t sleep_ns = kFirstSleepNs;
-  for (unsigned sleeps = 0;; ++sleeps) {
-    std::uint64_t word = buffer.life.load(std::memory_order_acquire);
-    Life life = unpack_life(word);
-    if (life.uses == 1 && !life.is_changing) {
-      life.is_changing = true;
-      if (buffer.life.compare_exchange_strong(word, pack_life(life), std::memory_order_acq_rel)) {
-        return Result::ok;
-      }
-      continue;
-    }
-    for (std::uint32_t i = 0; i < buffer.extent_count; ++i) {
-      const Residency state = buffer.extents[i].load();
-      const unsigned pins =
-          unsigned{state.host_readers} + state.host_writers + state.device_readers + state.device_writers;
-      if (pins > (&buffer.extents[i] == ours ? 1u : 0u)) return Result::pinned;
-    }
+  for (unsigned sleeps = 0; !try_change(buffer); ++sleeps) {
+    if (is_pinned(buffer, ours)) return Result::pinned;
     if (sleeps == kSleeps) return Result::busy;
     os::sleep_ns(sleep_ns);
     sleep_ns = sleep_ns * 2 < kLastSleepNs ? sleep_ns * 2 : kLastSleepNs;
   }
+  return Result::ok;
 }
 
 void BufferPager::end_change(Buffer& buffer) noexcept {

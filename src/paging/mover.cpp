@@ -323,6 +323,17 @@ Result Mover::put_parts(Extent& extent, const std::byte* data) noexcept {
   return Result::ok;
 }
 
+// To the batch. False: it is full.
+bool Mover::add_part(Extent& extent, const std::byte* data, unsigned index) noexcept {
+  if (pending_count_ == kBatchObjectsMax) return false;
+  if (data == nullptr) {
+    return pager_.store_.add(memory_->batch,
+                             pager_.part_table_.of(extent.file_bytes, extent.compressed)[index]);
+  }
+  return pager_.store_.add(memory_->batch, data + index * kObjectBytesMax,
+                           part_bytes(extent.file_bytes, index));
+}
+
 // Adds the extent to the batch; it lands with flush(). data == nullptr: the copy of the compressed tier.
 Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
                        std::uint32_t stored_bytes) noexcept {
@@ -334,19 +345,10 @@ Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
   }
   extent.file_bytes = stored_bytes;
   for (unsigned index = 0; index < part_count(stored_bytes); ++index) {
-    const auto add = [&]() noexcept {
-      if (pending_count_ == kBatchObjectsMax) return false;
-      if (data == nullptr) {
-        return pager_.store_.add(memory_->batch,
-                                 pager_.part_table_.of(stored_bytes, extent.compressed)[index]);
-      }
-      return pager_.store_.add(memory_->batch, data + index * kObjectBytesMax,
-                               part_bytes(stored_bytes, index));
-    };
-    if (!add()) {
+    if (!add_part(extent, data, index)) {
       const Result failed = flush();
       failure_ = failed;
-      CHECK(add());
+      CHECK(add_part(extent, data, index));
     }
     memory_->pending[pending_count_++] = {&extent, plan, noted_, index};
   }

@@ -107,6 +107,7 @@ class Mover {
                                       std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result put_parts(Extent& extent, const std::byte* data) noexcept;
   void drop_parts(Extent& extent, Tier tier) noexcept;
+  [[nodiscard]] bool add_part(Extent& extent, const std::byte* data, unsigned index) noexcept;
   [[nodiscard]] Result put_file(Extent& extent, const Plan& plan, const std::byte* data,
                                 std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result read_copy(Extent& extent, Tier from, std::byte* to) noexcept;

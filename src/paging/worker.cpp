@@ -125,17 +125,7 @@ void Requests::run_group(Group& group) noexcept {
   if (group.count == 1) {
     run_now(*group.requests[0], &group.results[0]);
   } else {
-    {
-      Mover mover(pager_);
-      for (unsigned i = 0; i < group.count; ++i) {
-        const Request& request = *group.requests[i];
-        Result& result = group.results[i] = Result::ok;
-        mover.note_failures_in(&result);
-        const ByteRange range{request.offset_bytes, request.size_bytes};
-        const Result failure = pager_.move_with(mover, *request.buffer, range, request.what);
-        if (result == Result::ok) result = failure;
-      }
-    }
+    move_together(group);
     for (unsigned i = 0; i < group.count; ++i) complete(*group.requests[i], group.results[i]);
   }
   {
@@ -143,6 +133,18 @@ void Requests::run_group(Group& group) noexcept {
     for (unsigned i = 0; i < group.count; ++i) finish(*group.requests[i], group.results[i]);
   }
   done_.change();
+}
+
+void Requests::move_together(Group& group) noexcept {
+  Mover mover(pager_);
+  for (unsigned i = 0; i < group.count; ++i) {
+    const Request& request = *group.requests[i];
+    Result& result = group.results[i] = Result::ok;
+    mover.note_failures_in(&result);
+    const ByteRange range{request.offset_bytes, request.size_bytes};
+    const Result failure = pager_.move_with(mover, *request.buffer, range, request.what);
+    if (result == Result::ok) result = failure;
+  }
 }
 
 void Requests::run_now(const Request& request, Result* result) noexcept {

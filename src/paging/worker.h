@@ -103,6 +103,7 @@ class Requests {
   void work() noexcept;
   void take_group(Group& group) noexcept;
   void run_group(Group& group) noexcept;
+  void move_together(Group& group) noexcept;
   [[nodiscard]] Request* find(Ticket ticket) noexcept;
   [[nodiscard]] bool has_ended(Ticket ticket, bool is_counted, Result* result) noexcept;
   void run_now(const Request& request, Result* result) noexcept;
