@@ -418,6 +418,7 @@ bool Evictor::finish_page(const BatchPage& item, Handle written) noexcept {
     pager.room.note_freed(1);
     count(pager.counters.page_outs);
   } else {
+    pager.victims.note_moved_on(item.page);
     store.drop(word.handle());
   }
   return true;
@@ -492,9 +493,35 @@ void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t n
   bool is_done = true;
   for (const Range& range : ranges_) {
     if (range.begin == range.end) continue;
-    is_done = pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;
+    is_done =
+        pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;
   }
   if (is_done) pager.is_all_watched.store(true, std::memory_order_relaxed);
+}
+
+// How much of the budget the compressed tier may take when there are files. Pages in RAM, compressed pages
+// and files share the program's touches; where a little more room would save more waiting, there it goes.
+std::size_t Evictor::compressed_limit(std::size_t budget) noexcept {
+  constexpr std::uint32_t kEventsLeast = 64;
+  constexpr std::uint64_t kExpandNs = 12'000;
+  constexpr unsigned kStepShare = 64, kLeastShare = 32;
+  const std::size_t most = budget / 8 * 5, least = budget / kLeastShare;
+  if (compressed_max_ == 0) compressed_max_ = budget / 2;
+  const std::uint64_t ram = pager.near_refaults.load(std::memory_order_relaxed);
+  const std::uint64_t file = pager.near_file_reads.load(std::memory_order_relaxed);
+  if (ram + file >= kEventsLeast) {
+    pager.near_refaults.store(0, std::memory_order_relaxed);
+    pager.near_file_reads.store(0, std::memory_order_relaxed);
+    const StoreStats store = pager.store(pager.own_store).stats();
+    const std::uint64_t pages_per_page = store.object_bytes / (store.slab_bytes + 1) + 1;
+    const std::uint64_t read_ns = pager.file_read_ns.load(std::memory_order_relaxed);
+    const std::uint64_t for_ram = ram * kExpandNs;
+    const std::uint64_t for_tier = read_ns > kExpandNs ? file * pages_per_page * (read_ns - kExpandNs) : 0;
+    if (for_ram > for_tier + for_tier / 4) compressed_max_ -= std::min(compressed_max_, budget / kStepShare);
+    if (for_tier > for_ram + for_ram / 4) compressed_max_ += budget / kStepShare;
+  }
+  compressed_max_ = std::max(least, std::min(compressed_max_, most));
+  return compressed_max_;
 }
 
 // One round against a fixed budget, short enough that the next look is not far.
@@ -511,10 +538,11 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   const std::uint64_t stage_target = std::max<std::uint64_t>(256, budget / kPageBytes / kStagedShare);
   std::uint64_t freed = put_away_oldest(wanted, stage_target / 2, 0);
   const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
-  const std::size_t compressed_max = budget / 2;
   pager.victims.set_resident((used > compressed ? used - compressed : 0) / kPageBytes);
-  if (pager.store(pager.own_store).has_files() && compressed > compressed_max)
-    write_cold(compressed - compressed_max);
+  if (pager.store(pager.own_store).has_files()) {
+    const std::size_t compressed_max = compressed_limit(budget);
+    if (compressed > compressed_max) write_cold(compressed - compressed_max);
+  }
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
   unsigned moved = 0;
   if (staged < stage_target + wanted) moved = stage(std::max<std::uint64_t>(wanted, 64));

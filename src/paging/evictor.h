@@ -55,6 +55,7 @@ class Evictor {
   [[nodiscard]] std::size_t look(std::size_t budget, bool is_stuck) noexcept;
   void once_a_second(std::uint64_t now_ms) noexcept;
   void watch_growth(std::size_t used, std::size_t budget, std::uint64_t now_ms) noexcept;
+  [[nodiscard]] std::size_t compressed_limit(std::size_t budget) noexcept;
   [[nodiscard]] bool keep_budget(std::size_t used, std::size_t budget) noexcept;
   [[nodiscard]] bool take_idle(std::uint64_t now_ms) noexcept;
   void give_back_free_memory() noexcept;
@@ -89,6 +90,7 @@ class Evictor {
   BatchPage batch_pages_[kBatchObjectsMax] = {};
   std::uint16_t tick_ = 0;  // of 100 ms
   unsigned fruitless_rounds_ = 0;
+  std::size_t compressed_max_ = 0;
   std::uint32_t seen_lost_ = 0;
   std::uint64_t last_watch_ms_ = 0;
   std::uint64_t last_trim_ms_ = 0, last_idle_round_ms_ = 0, paused_until_ms_ = 0, last_page_ins_ = 0;

@@ -17,6 +17,7 @@
 #include "platform/vm.h"
 #include "src/base/check.h"
 #include "src/base/text.h"
+#include "src/paging/fault_queue.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
 
@@ -24,69 +25,7 @@ namespace glebe::paging {
 namespace {
 
 constexpr unsigned kHelpersMax = 32;
-constexpr unsigned kDiskReaders = 2;
-constexpr unsigned kQueueMax = 4096;
 
-struct Fault {
-  std::uint64_t page;
-  std::uint64_t start_ns;
-  PageWord old;  // disk readers: the word that was marked busy
-  bool is_write;
-};
-
-// Faults on their way from one thread to another.
-class FaultQueue {
- public:
-  [[nodiscard]] bool push(const Fault& fault) noexcept {
-    {
-      os::Lock hold(lock_);
-      if (count_ == kQueueMax) return false;
-      faults_[(first_ + count_++) % kQueueMax] = fault;
-    }
-    posts_.fetch_add(1, std::memory_order_release);
-    os::wake_one(posts_);
-    return true;
-  }
-  [[nodiscard]] bool pop(Fault* fault) noexcept {
-    os::Lock hold(lock_);
-    if (count_ == 0) return false;
-    *fault = faults_[first_];
-    first_ = (first_ + 1) % kQueueMax;
-    --count_;
-    return true;
-  }
-  void wait(Fault* fault) noexcept {
-    for (;;) {
-      const std::uint32_t seen = posts_.load(std::memory_order_acquire);
-      if (pop(fault)) return;
-      constexpr std::uint64_t kNapNs = 1'000'000'000;
-      os::wait_on(posts_, seen, kNapNs);
-    }
-  }
-  [[nodiscard]] bool is_empty() noexcept {
-    os::Lock hold(lock_);
-    return count_ == 0;
-  }
-  // Calls visit(page) for each fault that waits or that was taken out lately.
-  template <class Visit>
-  void visit_in_child(Visit visit) const noexcept {
-    constexpr unsigned kTaken = 64;
-    static_assert(kTaken < kQueueMax);
-    const unsigned visited = count_ + kTaken < kQueueMax ? count_ + kTaken : kQueueMax;
-    for (unsigned i = 0; i < visited; ++i) visit(faults_[(first_ + kQueueMax - kTaken + i) % kQueueMax].page);
-  }
-  void reset_in_child() noexcept {
-    lock_.reset_in_child();
-    first_ = count_ = 0;
-  }
-
- private:
-  os::Mutex lock_;
-  std::atomic<std::uint32_t> posts_{0};
-  unsigned first_ = 0, count_ = 0;
-  Fault faults_[kQueueMax] = {};
-};
-constinit FaultQueue disk_queue;   // pages in files
 constinit FaultQueue later_queue;  // refused because of a fork
 constinit FaultQueue help_queue;   // for the helpers
 constinit FaultQueue brake_queue;  // until there is room
@@ -105,26 +44,12 @@ Server* make_server() noexcept {
   return server->scratch.open(pager.options.codec) ? server : nullptr;
 }
 
-void note_answered(const Fault& fault) noexcept {
-  const std::uint64_t ns = os::clock_fine_ns() - fault.start_ns;
-  count(pager.counters.stall_ns, ns);
-  unsigned bucket = 0;
-  while (bucket + 1 < kLatencyBuckets && (ns >> (bucket + 1)) != 0) ++bucket;
-  count(pager.counters.latency[bucket]);
-}
-
 // Answers a fault whose group is locked, and unlocks it. False: a fork is under way, nothing was done.
 bool answer_locked(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
-  const PageTable& table = pager.table;
-  const PageWord word = table.get(fault.page);
+  const PageWord word = pager.table.get(fault.page);
   if (word.state() == PageState::stored && Store::is_on_file(word.handle())) {
-    if (word.is(PageWord::kBusy)) return true;  // a disk reader is at it and wakes everybody
-    fault.old = word.with(PageWord::kBusy);
-    if (!disk_queue.push(fault)) return false;  // later
-    // After the push, so that a child that sees the bit finds the page in the queue. The reader waits for our
-    // lock before it looks at the word.
-    table.set(fault.page, fault.old);
-    return true;
+    // When a disk reader is at it already, that one wakes everybody.
+    return word.is(PageWord::kBusy) || leave_to_disk_readers(fault);
   }
   const PageIn result = page_in(fault.page, fault.is_write, scratch, buffer);
   if (result == PageIn::later) return false;
@@ -204,7 +129,7 @@ void run_helper(void*) noexcept {
 }
 
 void run_brake(void*) noexcept {
-  constexpr std::uint64_t kWaitNs = 100'000'000;  // at most: a program that cannot get under its budget goes on
+  constexpr std::uint64_t kWaitNs = 100'000'000;  // a program that cannot get under its budget goes on
   wait_at_gate();
   Server* server = make_server();
   CHECK(server != nullptr);
@@ -217,49 +142,6 @@ void run_brake(void*) noexcept {
   }
 }
 
-// What was read goes in place, unless the page was freed meanwhile. False: a fork is under way.
-bool finish_read(Server& server, const Fault& fault, GetResult result) noexcept {
-  GroupLock hold(pager.table, fault.page / kGroupPages);
-  if (!(pager.table.get(fault.page) == fault.old)) {
-    // Freed while it was read: the object was left to us.
-    if (!fill_with_zeros(fault.page, fault.is_write)) return false;
-    pager.store(fault.old.store()).drop(fault.old.handle());
-    return true;
-  }
-  if (result != GetResult::ok) fail_page_in(fault.page, result);
-  if (put_in_place(fault.page, server.buffer) == -EAGAIN) return false;
-  count(pager.counters.page_ins);
-  count(pager.counters.file_page_ins);
-  leave_out(fault.page, fault.old.without(PageWord::kBusy),
-            resident_again(fault.page, VictimOrder::Return::stored));
-  return true;
-}
-
-// What the disk readers are at: page + 1, or 0.
-constinit std::atomic<std::uint64_t> reading[kDiskReaders] = {};
-
-// Reads one page from its file, without the lock.
-void read_from_disk(Server& server, const Fault& fault) noexcept {
-  const GetResult result =
-      pager.store(fault.old.store()).get(fault.old.handle(), server.buffer, kPageBytes, server.scratch);
-  while (!finish_read(server, fault, result)) os::yield();  // the fault servers read the event of the fork
-  note_answered(fault);
-}
-
-void run_disk_reader(void* reading_argument) noexcept {
-  auto& own_reading = *static_cast<std::atomic<std::uint64_t>*>(reading_argument);
-  wait_at_gate();
-  Server* server = make_server();
-  CHECK(server != nullptr);
-  for (;;) {
-    Fault fault;
-    disk_queue.wait(&fault);
-    own_reading.store(fault.page + 1, std::memory_order_release);
-    read_from_disk(*server, fault);
-    own_reading.store(0, std::memory_order_release);
-  }
-}
-
 bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) noexcept {
   for (unsigned i = 0; i < thread_count; ++i) {
     if (!os::start_service_thread(run, nullptr, name)) return false;
@@ -267,31 +149,24 @@ bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) 
   return true;
 }
 
-bool start_disk_readers() noexcept {
-  for (std::atomic<std::uint64_t>& own_reading : reading) {
-    if (!os::start_service_thread(run_disk_reader, &own_reading, "glebe-disk")) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
+void note_answered(const Fault& fault) noexcept {
+  const std::uint64_t ns = os::clock_fine_ns() - fault.start_ns;
+  count(pager.counters.stall_ns, ns);
+  unsigned bucket = 0;
+  while (bucket + 1 < kLatencyBuckets && (ns >> (bucket + 1)) != 0) ++bucket;
+  count(pager.counters.latency[bucket]);
+}
+
 bool start_fault_servers() noexcept {
-  for (FaultQueue* queue : {&disk_queue, &later_queue, &help_queue, &brake_queue}) queue->reset_in_child();
+  for (FaultQueue* queue : {&later_queue, &help_queue, &brake_queue}) queue->reset_in_child();
   unsigned helpers = os::cpu_count() - 1;
   if (helpers > kHelpersMax) helpers = kHelpersMax;
   // At least one, for what the listener must not wait for.
   if (helpers < 1) helpers = 1;
   return start_threads(run_helper, helpers, "glebe-help") && start_threads(run_brake, 1, "glebe-brake") &&
          start_disk_readers() && start_threads(run_listener, 1, "glebe-fault");
-}
-
-void forget_reads_in_child() noexcept {
-  disk_queue.visit_in_child(forget_busy_in_child);
-  for (std::atomic<std::uint64_t>& page : reading) {
-    const std::uint64_t page_and_one = page.exchange(0, std::memory_order_relaxed);
-    if (page_and_one != 0) forget_busy_in_child(page_and_one - 1);
-  }
 }
 
 void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept {

@@ -115,6 +115,9 @@ struct Expander {
     if (result != GetResult::ok) fail_page_in(page, result);
     if (put_in_place(page, buffer) == -EAGAIN) return false;
     count(pager.counters.page_ins);
+    if (is_wanted && pager.victims.went_just_now(page)) {
+      pager.near_refaults.fetch_add(1, std::memory_order_relaxed);
+    }
     leave_out(page, word.without(PageWord::kBusy),
               is_wanted ? resident_again(page, Return::stored) : PageWord::resident(0));
     return true;

@@ -62,8 +62,8 @@ static_assert(kPageBytes == vm::kPageBytes);
 struct GroupRecord {
   std::atomic<std::uint32_t> lock;  // 2 * generation + 1 when held: locks of another process are free
   std::uint8_t queues;              // GroupQueue bits: in which queues of the evictor it is
-  std::uint8_t spare;
-  std::uint16_t staged_tick;  // when the youngest page of it was staged
+  std::uint8_t read_epoch;          // of VictimOrder, when a page of it was last read from a file; 0: never
+  std::uint16_t staged_tick;        // when the youngest page of it was staged
 };
 static_assert(sizeof(GroupRecord) == 8);
 

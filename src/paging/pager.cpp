@@ -22,7 +22,8 @@ namespace {
 constexpr std::uint32_t kStarting = 0, kRunning = 1, kFailed = 2;
 constexpr std::uint64_t kBootWaitNs = 1'000'000'000;
 
-constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out, wait_before_growth};
+constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out,
+                                         wait_before_growth};
 
 // Why the pager does not run, and what would help.
 struct Missing {
@@ -116,7 +117,8 @@ const Missing* open_tables() noexcept {
   std::byte* const end = region.chunk_base + std::size_t{region.chunk_count} * kUnitBytes;
   const auto size_bytes = static_cast<std::size_t>(end - base);
   if (!pager.table.open(base, size_bytes) || !pager.journal.open() || !open_beacons()) return &kNoAddresses;
-  if (!pager.victims.open(pager.options.victim, {size_bytes / kGroupBytes, kGroupPages}, block_bytes)) return &kNoAddresses;
+  if (!pager.victims.open(pager.options.victim, {size_bytes / kGroupBytes, kGroupPages}, block_bytes))
+    return &kNoAddresses;
   pager.staging = static_cast<std::byte*>(os::reserve(size_bytes, kUnitBytes));
   if (pager.staging == nullptr || !os::commit(pager.staging, size_bytes)) return &kNoAddresses;
   return nullptr;

@@ -2,7 +2,8 @@
 // fault_server.cpp, evictor.cpp and discard.cpp.
 //
 //   pager.cpp         start, options, statistics
-//   fault_server.cpp  threads that answer faults, and those that read page files
+//   fault_server.cpp  threads that answer faults
+//   disk_reader.cpp   threads that read page files
 //   evictor.cpp       the thread that takes pages out
 //   victim.cpp        which pages it takes first
 //   discard.cpp       what the heap calls when it frees, purges and decommits
@@ -52,10 +53,14 @@ struct Pager {
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
   std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
   Room room;
+  // Touches since the evictor last looked of pages that a little more room would have kept: in RAM, or in the
+  // compressed tier. And how long a read of a page file takes, on average.
+  std::atomic<std::uint32_t> near_refaults{0}, near_file_reads{0};
+  std::atomic<std::uint64_t> file_read_ns{100'000};
   std::atomic<std::uint32_t> rounds{0};  // futex: counts the evictor's, for those who wait for room
   std::atomic<std::uint32_t> calls{0};   // futex: somebody waits for room, the evictor should come
-  std::atomic<std::uint32_t> ready{0};  // futex: 1 when the pager serves, 2 when it cannot
-  std::atomic<std::uint32_t> gate{0};   // futex: 1 when the threads may begin
+  std::atomic<std::uint32_t> ready{0};   // futex: 1 when the pager serves, 2 when it cannot
+  std::atomic<std::uint32_t> gate{0};    // futex: 1 when the threads may begin
   std::atomic<std::uint32_t> fork_sequence{0};
   std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
   std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer
@@ -120,7 +125,7 @@ void wait_at_gate() noexcept;
 // What was under way in the parent when it forked is under way nowhere in the child: words that say that a
 // page is busy are put right before the child serves itself. By the only thread that the child has.
 void forget_busy_in_child(std::uint64_t page) noexcept;
-void forget_reads_in_child() noexcept;  // fault_server.cpp
+void forget_reads_in_child() noexcept;  // disk_reader.cpp
 void forget_batch_in_child() noexcept;  // evictor.cpp
 
 // evictor.cpp

@@ -33,8 +33,7 @@ class Room {
   [[nodiscard]] bool is_above(std::int64_t bytes) const noexcept {
     const std::int64_t limit = limit_.load(std::memory_order_relaxed);
     if (limit == INT64_MAX) return false;
-    const std::int64_t used =
-        base_.load(std::memory_order_relaxed) + change_.load(std::memory_order_relaxed);
+    const std::int64_t used = base_.load(std::memory_order_relaxed) + change_.load(std::memory_order_relaxed);
     return used - limit > bytes / static_cast<std::int64_t>(kPageBytes);
   }
 

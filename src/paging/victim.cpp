@@ -18,8 +18,7 @@ bool VictimOrder::open(VictimKind kind, const Groups& groups,
                        std::size_t (*bytes_of)(std::uint64_t group)) noexcept {
   kind_ = kind;
   bytes_of_ = bytes_of;
-  const bool has_words =
-      kind == VictimKind::lru || kind == VictimKind::oldest || kind == VictimKind::s3_fifo;
+  const bool has_words = kind == VictimKind::lru || kind == VictimKind::oldest || kind == VictimKind::s3_fifo;
   const std::uint64_t entries_bytes = has_words ? sizeof *words_ : groups.pages * sizeof *epochs_;
   if (!has_words && kind != VictimKind::clock) return true;
   table_bytes_ = align_up(groups.count * entries_bytes, os::page_bytes());
@@ -39,19 +38,25 @@ bool VictimOrder::open(VictimKind kind, const Groups& groups,
 }
 
 void VictimOrder::note_gone(std::uint64_t page) noexcept {
-  if (epochs_ == nullptr) return;
-  std::uint8_t epoch = epoch_.load(kRelaxed);
-  epochs_[page].store(epoch, kRelaxed);
+  std::uint8_t now = epoch();
+  if (epochs_ != nullptr) epochs_[page].store(now, kRelaxed);
   if (++gone_in_epoch_ * kEpochsOfResident < resident_) return;
   gone_in_epoch_ = 0;
-  epoch_.store(epoch == UINT8_MAX ? 1 : ++epoch, kRelaxed);
+  epoch_.store(now == UINT8_MAX ? 1 : ++now, kRelaxed);
+}
+
+void VictimOrder::note_moved_on(std::uint64_t page) noexcept {
+  if (epochs_ != nullptr) epochs_[page].store(epoch(), kRelaxed);
+}
+
+bool VictimOrder::went_just_now(std::uint64_t page) const noexcept {
+  if (epochs_ == nullptr) return false;
+  const unsigned then = epochs_[page].load(kRelaxed);
+  return then != 0 && (epoch() + UINT8_MAX - then) % UINT8_MAX <= 1;
 }
 
 bool VictimOrder::went_lately(std::uint64_t page) const noexcept {
-  constexpr unsigned kLately = kEpochsOfResident / 2;
-  if (epochs_ == nullptr) return false;
-  const unsigned then = epochs_[page].load(kRelaxed), now = epoch_.load(kRelaxed);
-  return then != 0 && (now + UINT8_MAX - then) % UINT8_MAX <= kLately;
+  return epochs_ != nullptr && is_lately(epochs_[page].load(kRelaxed));
 }
 
 void VictimOrder::note_use(std::uint64_t group, Return from) noexcept {

@@ -6,8 +6,8 @@
 // may_go(); in a group that may go, a page goes unless it has chances left (PageWord). So an order decides by
 // two means:
 //   clock     every group may go; a page that was touched while it was staged is passed over three times, and
-//             so is one that came back from the store soon: before half as many pages went out as are resident
-//             (the refault distance of Linux, mm/workingset.c)
+//             so is one that came back from the store soon: before half as many pages went out as are
+//             resident (the refault distance of Linux, mm/workingset.c)
 //   fifo      every group may go, and no page has chances: by turns, in the order of addresses
 //   s3_fifo   a group earns a chance, up to three, each time that one of its pages comes back, and uses up
 //   one
@@ -21,8 +21,8 @@
 // end of a turn the eighth of them with the highest ranks is released for the next one.
 //
 // The evictor alone calls may_go(), set_time(), set_resident(), note_gone() and end_turn(); the others may be
-// called by any thread. A word per group or a byte per page, only for the orders that need it; the table costs
-// memory where the heap has some.
+// called by any thread. A word per group or a byte per page, only for the orders that need it; the table
+// costs memory where the heap has some.
 #pragma once
 
 #include <atomic>
@@ -43,8 +43,8 @@ class VictimOrder {
   // or freed; known only where the faults of its unit are ours).
   enum class Return : std::uint8_t { staged, stored, fresh };
 
-  // For groups [0, group_count) of `group_pages` each. `bytes_of` tells the size of the blocks in a group; only `largest` asks.
-  // False: no addresses, or no commit charge, for the table.
+  // For groups [0, group_count) of `group_pages` each. `bytes_of` tells the size of the blocks in a group;
+  // only `largest` asks. False: no addresses, or no commit charge, for the table.
   struct Groups {
     std::uint64_t count;
     unsigned pages;  // of each
@@ -60,8 +60,20 @@ class VictimOrder {
     return from == Return::staged || went_lately(page) ? kChancesMax : 0;
   }
 
-  // A page went to the store.
+  // Time in pages that went: an epoch is an eighth of the resident pages long, from 1 to 255 and round. 0 is
+  // never; lately is half as many pages ago as are resident.
+  [[nodiscard]] std::uint8_t epoch() const noexcept { return epoch_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool is_lately(unsigned then) const noexcept {
+    constexpr unsigned kLately = kEpochsOfResident / 2;
+    return then != 0 && (epoch() + UINT8_MAX - then) % UINT8_MAX <= kLately;
+  }
+
+  // Whether the page went, or moved on to a file, in this epoch or the last.
+  [[nodiscard]] bool went_just_now(std::uint64_t page) const noexcept;
+
+  // A page went to the store; one moved on to a file.
   void note_gone(std::uint64_t page) noexcept;
+  void note_moved_on(std::uint64_t page) noexcept;
   // About how many pages are in RAM now.
   void set_resident(std::uint64_t pages) noexcept { resident_ = pages; }
 
@@ -90,9 +102,8 @@ class VictimOrder {
   std::size_t (*bytes_of_)(std::uint64_t group) = nullptr;
   // s3_fifo: chances. lru, oldest: a tick plus 1; 0: not seen so far.
   std::atomic<std::uint32_t>* words_ = nullptr;
-  // clock: the epoch in which a page went, from 1 to 255 and round; 0: it never did. An epoch is an eighth of
-  // the resident pages long.
-  static constexpr std::uint64_t kEpochsOfResident = 8;
+  static constexpr unsigned kEpochsOfResident = 8;
+  // clock: the epoch in which a page went.
   std::atomic<std::uint8_t>* epochs_ = nullptr;
   std::atomic<std::uint8_t> epoch_{1};
   std::uint64_t resident_ = 0, gone_in_epoch_ = 0;
