@@ -302,7 +302,8 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
     const int found = pager.scan.present({hand_, end}, runs, &hand_);
     if (found < 0) return 0;
     moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
-    if (hand_ >= end && moved < wanted_pages) {
+    // Also when enough was moved: what follows a range is our own notes, and must never go out.
+    if (hand_ >= end) {
       if (!is_first) {
         ++turns;
         pager.victims.end_turn();

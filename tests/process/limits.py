@@ -48,6 +48,7 @@ def address_space(results, options):
         compare_programs(results, options, label, before)
         mib = limit // 1024
         fill(results, options, label, mib * 2, 4 if mib < 128 else mib // 4, before)
+        paging_says_why(results, options, label, before)
 
 
 def memory_cgroup_parent():
@@ -101,6 +102,14 @@ def mappings(results, options):
         results.add(f'{left} mappings left', outcome.status == 0, f'{outcome.how()}: {outcome.tail(2)}')
 
 
+def paging_says_why(results, options, name, before=None):
+    """Without room for the tables of the pager the program works, and one line says what is missing."""
+    wish = {'GLEBE_OPTIONS': 'paging=uffd,memory=64M'}
+    outcome = harness.run(['/bin/echo', 'works'], options.library, 60, wish, before=before)
+    said = outcome.out == b'works\n' and b'overcommit_memory=2' in outcome.err
+    results.add(f'{name}: paging stays off and says why', outcome.status == 0 and said, outcome.tail(1))
+
+
 def strict_overcommit(results, options):
     name = 'vm.overcommit_memory=2'
     with open(OVERCOMMIT, encoding='ascii') as setting:
@@ -114,6 +123,7 @@ def strict_overcommit(results, options):
             return
         compare_programs(results, options, name, None)
         fill(results, options, name, 200, 200, None)
+        paging_says_why(results, options, name)
     finally:
         with contextlib.suppress(OSError), open(OVERCOMMIT, 'w', encoding='ascii') as setting:
             setting.write(old)

@@ -80,7 +80,11 @@ class Comparison:
         for _ in range(PLAIN_TRIES - 1):
             if plain[0].status != 0:
                 plain = self.attempt(None, command, timeout, more)
-        self.judge(name, plain, self.attempt(self.options.library, command, timeout, more))
+        self.compare(name, plain, lambda: self.attempt(self.options.library, command, timeout, more), more)
+
+    def compare(self, name, plain, run_ours, _more):
+        """Given the run without the library, makes the one with it."""
+        self.judge(name, plain, run_ours())
 
     def attempt(self, library, command, timeout, more):
         """Returns (outcome, what the program left behind)."""
@@ -91,9 +95,13 @@ class Comparison:
         if 'prepare' in more:
             more['prepare'](folder)
         extra = {'PERL_HASH_SEED': '0', 'PYTHONHASHSEED': '0', 'LC_ALL': 'C.UTF-8', 'HOME': folder}
-        outcome = harness.run(command, library, timeout, extra, more.get('stdin'), folder)
+        outcome = self.start(library, command, timeout, extra, {'stdin': more.get('stdin'), 'cwd': folder})
         collect = more.get('collect', lambda folder, outcome: outcome.out)
         return outcome, collect(folder, outcome) if outcome.status == 0 else b''
+
+    def start(self, library, command, timeout, extra, given):
+        """Runs the command once; `extra` is for its environment, `given` its standard input and folder."""
+        return harness.run(command, library, timeout, extra, **given)
 
     def judge(self, name, plain, ours):
         memory = f'{plain[0].seconds:.1f} s {plain[0].peak_kib / 1024:.0f} MiB, with the library ' \
@@ -131,7 +139,7 @@ def python_modules(compare, options, modules):
                     collect=lambda folder, outcome: normalise_python(outcome.out))
 
 
-def compilers(compare, options):
+def compilers(compare, options, compiler_names=('g++', 'clang++')):
     text = source_text(1500 if options.full else 200)
 
     def prepare(folder):
@@ -141,7 +149,7 @@ def compilers(compare, options):
     def collect(folder, _):
         with open(os.path.join(folder, 'large.o'), 'rb') as result:
             return hashlib.sha256(result.read()).digest()
-    for compiler in ['g++', 'clang++']:
+    for compiler in compiler_names:
         command = [compiler, '-std=c++17', '-O2', '-c', 'large.cpp']
         name = f'{compiler} -O2 of {len(text.splitlines())} lines'
         compare.run(name, command, 600, prepare=prepare, collect=collect)
@@ -170,8 +178,8 @@ def git(compare, options):
     compare.run('git clone, gc, fsck of the repository', command, 300)
 
 
-def sqlite_script(rows):
-    return f'''PRAGMA journal_mode=MEMORY;
+def sqlite_script(rows, cache_kib=2000):
+    return f'''PRAGMA journal_mode=MEMORY; PRAGMA cache_size=-{cache_kib};
 CREATE TABLE t(id INTEGER PRIMARY KEY, k INTEGER, s TEXT);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
 INSERT INTO t SELECT i, (i * 7919) % 100003, printf('row %d of %d', i, (i * 31) % 977) FROM n;
