@@ -64,6 +64,9 @@ class CompressedTier {
   [[nodiscard]] std::size_t slab_bytes() const noexcept {
     return slab_bytes_.load(std::memory_order_relaxed);
   }
+  [[nodiscard]] std::size_t slot_bytes() const noexcept {
+    return slot_bytes_.load(std::memory_order_relaxed);
+  }
   void add_to(StoreStats& stats) const noexcept;
 
   // In a forked child with one thread; afterwards drop() only counts.

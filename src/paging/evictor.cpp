@@ -470,9 +470,9 @@ void Evictor::add_cold(std::uint64_t group) noexcept {
 
 void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
   Store& store = pager.store(pager.own_store);
-  const std::size_t before = store.compressed_bytes();
+  const std::size_t before = store.occupied_bytes();
   const std::size_t goal = before > wanted_bytes ? before - wanted_bytes : 0;
-  while (cold_.count() != 0 && !store.is_degraded() && store.compressed_bytes() > goal) {
+  while (cold_.count() != 0 && !store.is_degraded() && store.occupied_bytes() > goal) {
     add_cold(cold_.pop());
     if (batch_.count() + kGroupPages > kBatchObjectsMax) finish_batch();
   }
@@ -514,12 +514,12 @@ std::size_t Evictor::compressed_limit(std::size_t budget) noexcept {
     pager.near_refaults.store(0, std::memory_order_relaxed);
     pager.near_file_reads.store(0, std::memory_order_relaxed);
     const StoreStats store = pager.store(pager.own_store).stats();
-    const std::uint64_t pages_per_page = store.object_bytes / (store.slab_bytes + 1) + 1;
+    const std::uint64_t pages_per_page = store.object_bytes / (store.slot_bytes + 1) + 1;
     const std::uint64_t read_ns = pager.file_read_ns.load(std::memory_order_relaxed);
     const std::uint64_t for_ram = ram * kExpandNs;
     const std::uint64_t for_tier = read_ns > kExpandNs ? file * pages_per_page * (read_ns - kExpandNs) : 0;
-    if (for_ram > for_tier + for_tier / 4) compressed_max_ -= std::min(compressed_max_, budget / kStepShare);
-    if (for_tier > for_ram + for_ram / 4) compressed_max_ += budget / kStepShare;
+    if (for_ram > 2 * for_tier) compressed_max_ -= std::min(compressed_max_, budget / kStepShare);
+    if (for_tier > for_ram) compressed_max_ += budget / kStepShare;
   }
   compressed_max_ = std::max(least, std::min(compressed_max_, most));
   return compressed_max_;
@@ -541,8 +541,11 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
   pager.victims.set_resident((used > compressed ? used - compressed : 0) / kPageBytes);
   if (pager.store(pager.own_store).has_files()) {
-    const std::size_t compressed_max = compressed_limit(budget);
-    if (compressed > compressed_max) write_cold(compressed - compressed_max);
+    // What objects take, not the slabs: a slab goes only when all that was in it went, and what is free in it
+    // is taken by the next objects.
+    const std::size_t occupied = pager.store(pager.own_store).occupied_bytes();
+    const std::size_t occupied_max = compressed_limit(budget);
+    if (occupied > occupied_max) write_cold(occupied - occupied_max);
   }
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
   unsigned moved = 0;
@@ -571,7 +574,7 @@ bool Evictor::take_idle(std::uint64_t now_ms) noexcept {
   put_away_oldest(~std::uint64_t{0}, 0, kStagedTicks);
   // With a directory, what is idle does not fill memory compressed either.
   constexpr std::size_t kCompressedShare = 4;
-  const std::size_t compressed = pager.store(pager.own_store).compressed_bytes();
+  const std::size_t compressed = pager.store(pager.own_store).occupied_bytes();
   const std::size_t compressed_max = resident * kPageBytes / kCompressedShare;
   if (pager.store(pager.own_store).has_files() && compressed > compressed_max)
     write_cold(compressed - compressed_max);

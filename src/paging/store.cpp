@@ -202,6 +202,8 @@ void Store::set_compressed_limit(std::size_t bytes) noexcept { state_->compresse
 
 std::size_t Store::compressed_bytes() const noexcept { return state_->compressed.slab_bytes(); }
 
+std::size_t Store::occupied_bytes() const noexcept { return state_->compressed.slot_bytes(); }
+
 StoreStats Store::stats() const noexcept {
   StoreStats stats{};
   state_->compressed.add_to(stats);

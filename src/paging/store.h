@@ -200,6 +200,8 @@ class Store {
 
   // RAM that the compressed tier holds now; one relaxed load.
   [[nodiscard]] std::size_t compressed_bytes() const noexcept;
+  // The part of it that objects take. The rest waits for the next ones.
+  [[nodiscard]] std::size_t occupied_bytes() const noexcept;
   [[nodiscard]] StoreStats stats() const noexcept;
 
   // Forked processes share the page files: what was stored before the fork has to stay where it is for as
