@@ -22,7 +22,8 @@ def random_calls(results, options, name, library, text):
                 paged.traffic() if outcome.status == 0 else paging.faults(outcome))
     if paged.mode() == 'uffd' and 'memory' in text:
         served, refused = paged.number('paging_maps'), paged.number('paging_maps_refused')
-        results.add(f'{options.threads} threads, {name}: pages went out', paged.number('paging_page_outs') > 0)
+        results.add(f'{options.threads} threads, {name}: pages went out',
+                    paged.number('paging_page_outs') > 0)
         results.add(f'{options.threads} threads, {name}: served', served > 0 and refused == 0,
                     f'{served} mappings served, {refused} refused')
 

@@ -1,6 +1,8 @@
 // Each row is a call on 64 pages of which some have no access, some are read only and some are unmapped. It
 // is made by the library's names on memory that may be paged, and by bare system calls on memory of the
 // kernel. Answer, errno and the state of every page afterwards have to be the same.
+#include <span>
+
 #include "tests/process/mapping_pages.h"
 
 namespace mapping_test {
@@ -58,7 +60,7 @@ long place(const void* answer, Bytes base) {
 }
 void* page(Bytes base, std::size_t number) { return base + number * kPage; }
 
-const Row kRows[] = {
+const Row kUnmapAndProtect[] = {
     {"munmap, crooked address", [](const Calls& c, Bytes b) -> long { return c.unmap(b + 1, kPage); }},
     {"munmap of nothing", [](const Calls& c, Bytes b) -> long { return c.unmap(b, 0); }},
     {"munmap beyond the end", [](const Calls& c, Bytes b) -> long { return c.unmap(b, SIZE_MAX - 4095); }},
@@ -79,6 +81,9 @@ const Row kRows[] = {
      [](const Calls& c, Bytes b) -> long { return c.protect(b, SIZE_MAX - 4095, PROT_READ); }},
     {"mprotect of three kinds",
      [](const Calls& c, Bytes b) -> long { return c.protect(page(b, 6), 20 * kPage, kReadWrite); }},
+};
+
+const Row kAdvise[] = {
     {"DONTNEED, crooked address",
      [](const Calls& c, Bytes b) -> long { return c.advise(b + 8, kPage, MADV_DONTNEED); }},
     {"DONTNEED of nothing", [](const Calls& c, Bytes b) -> long { return c.advise(b, 0, MADV_DONTNEED); }},
@@ -94,6 +99,9 @@ const Row kRows[] = {
      [](const Calls& c, Bytes b) -> long { return c.advise(page(b, 28), 16 * kPage, MADV_SEQUENTIAL); }},
     {"REMOVE", [](const Calls& c, Bytes b) -> long { return c.advise(b, kPage, MADV_REMOVE); }},
     {"DONTFORK", [](const Calls& c, Bytes b) -> long { return c.advise(b, 16 * kPage, MADV_DONTFORK); }},
+};
+
+const Row kMap[] = {
     {"mmap of nothing",
      [](const Calls& c, Bytes b) -> long {
        return place(c.map(nullptr, 0, kReadWrite, kPrivate, -1, 0), b);
@@ -139,6 +147,9 @@ const Row kRows[] = {
        return place(c.map(page(b, 44), 4 * kPage, kReadWrite, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
                     b);
      }},
+};
+
+const Row kRemap[] = {
     {"mremap from nothing",
      [](const Calls& c, Bytes b) -> long { return place(c.remap(b, 0, kPage, MREMAP_MAYMOVE, nullptr), b); }},
     {"mremap to nothing",
@@ -228,12 +239,15 @@ void compare(const Row& row, Bytes ours, Bytes kernels) {
 }  // namespace
 
 void calls_like_the_kernel() {
-  for (const Row& row : kRows) {
-    Bytes ours = make_arena(named, 0), kernels = make_arena(bare, MAP_32BIT);
-    push_out(kArena / 2, true);
-    compare(row, ours, kernels);
-    named.unmap(ours, kArena);
-    bare.unmap(kernels, kArena);
+  const std::span<const Row> tables[] = {kUnmapAndProtect, kAdvise, kMap, kRemap};
+  for (const std::span<const Row>& rows : tables) {
+    for (const Row& row : rows) {
+      Bytes ours = make_arena(named, 0), kernels = make_arena(bare, MAP_32BIT);
+      push_out(kArena / 2, true);
+      compare(row, ours, kernels);
+      named.unmap(ours, kArena);
+      bare.unmap(kernels, kArena);
+    }
   }
 }
 
