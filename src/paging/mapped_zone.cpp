@@ -18,7 +18,7 @@ constinit Zone zone;
 
 namespace {
 
-constexpr std::size_t kLongestShare = 16;  // one mapping takes at most this part of the zone
+constexpr std::size_t kLongestShare = 8;  // one mapping takes at most this part of the zone
 constexpr int kFreeFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 // Flags of an anonymous private mapping that change nothing about its pages.
 constexpr int kPlainFlags =

@@ -128,7 +128,8 @@ std::size_t chunk_bytes_allowed() {
   return allowed < kChunkBytes ? kChunkBytes : allowed;
 }
 
-// The large slots that go with a chunk space that was asked for: they take no more addresses than it does.
+// The large slots that go with a chunk space that was asked for: they take no more addresses than it does,
+// and no more does the mapped zone.
 unsigned large_shift_for(std::size_t chunk_bytes) {
   unsigned shift = 0;
   for (unsigned next = kLargeShiftMin; (std::size_t{next - kLargeShiftMin + 1} << next) <= chunk_bytes;
@@ -142,7 +143,7 @@ bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least, bool with_
   // Where a limit is what bounds us, large blocks do better with reservations of their own.
   const bool is_asked = requested_chunk_space_bytes != 0 && requested_chunk_space_bytes <= allowed;
   if (is_asked && with_large && chunk_bytes_least <= allowed &&
-      reserve_region(region, {allowed, large_shift_for(allowed)})) {
+      reserve_region(region, {allowed, large_shift_for(allowed), allowed < kTiB ? allowed : kTiB})) {
     return true;
   }
   for (Shape shape : kLadder) {
