@@ -52,6 +52,9 @@ void placed_and_counted() {
   if (is_paged()) {
     expect(paging_test::number("paging_maps") == before + 1, "the mapping is served by the zone");
     expect(paging_test::number("paging_mapped_bytes") >= kBytes, "and counted");
+    using Owns = int (*)(const void*);
+    const auto owns = reinterpret_cast<Owns>(dlsym(RTLD_DEFAULT, "glebe_owns"));
+    expect(owns != nullptr && owns(base) == 0, "it is no block");
   }
   unmap(base, kCount);
   expect(!can_read(base), "nothing can be read where it was");

@@ -47,9 +47,10 @@ class PagedComparison(real_programs.Comparison):
             os.mkdir(folder)
             if prepare:
                 prepare(folder)
-            # CPython has an allocator of its own for small objects, which takes its memory from mmap.
+            # CPython has an allocator of its own for small objects, which takes its memory from mmap. Both
+            # ways are tested.
             extra = {'PERL_HASH_SEED': '0', 'PYTHONHASHSEED': '0', 'LC_ALL': 'C.UTF-8', 'HOME': folder,
-                     'PYTHONMALLOC': 'malloc'}
+                     'PYTHONMALLOC': more.get('python_malloc', 'malloc')}
             given = {'stdin': more.get('stdin'), 'cwd': folder}
             if library:
                 memory = max(MEMORY_LEAST, seen[0][0].peak_kib * 1024 // 2)
@@ -164,6 +165,8 @@ def main():
         compare = PagedComparison(results, options)
         python = real_programs.python_with_tests(options) or '/usr/bin/python3'
         compare.run('python3, own script', [python, '-c', PYTHON], 120, must_shrink=True)
+        compare.run('python3, own script and own allocator', [python, '-c', PYTHON], 120, must_shrink=True,
+                    python_malloc='pymalloc')
         rows = 400_000 if options.full else 60_000
         compare.run(f'sqlite3, {rows} rows', ['sqlite3', 'test.db'], 300,
                     stdin=real_programs.sqlite_script(rows).encode())
