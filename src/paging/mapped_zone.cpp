@@ -94,8 +94,8 @@ std::uint32_t place_in_zone(std::size_t size_bytes, std::uint32_t hint, int prot
   const std::uint32_t first = zone.table.place(length, hint, static_cast<std::uint8_t>(protection));
   if (first == placement::kNoUnit || protection == PROT_NONE) return first;
   if (os::protect_call(zone.address_of(first), size_bytes, protection) == 0) return first;
-  // Parts of it may be accessible by now.
-  if (unmap_in_zone(first, first + length) != 0) return placement::kNoUnit;  // stays mapped, and lost
+  // Parts of it may be accessible by now. What cannot be given back either is lost.
+  static_cast<void>(unmap_in_zone(first, first + length));
   return placement::kNoUnit;
 }
 

@@ -31,16 +31,22 @@ struct Zone {
 };
 extern constinit Zone zone;
 
-// A thread of the program is in the zone: no handler of a signal that calls mmap may interrupt it.
+// A thread of the program is in the zone: no handler of a signal that calls mmap may interrupt it. A handler
+// may run while the thread forks, and has the lock already then: nothing is half done in between.
 class [[nodiscard]] ZoneLock {
  public:
-  ZoneLock() noexcept : hold_(zone.lock) {}
+  ZoneLock() noexcept : is_ours_(!zone.lock.held_by_me()) {
+    if (is_ours_) zone.lock.lock();
+  }
+  ~ZoneLock() {
+    if (is_ours_) zone.lock.unlock();
+  }
   ZoneLock(const ZoneLock&) = delete;
   ZoneLock& operator=(const ZoneLock&) = delete;
 
  private:
   const os::SignalsBlocked no_signals_;  // first in, last out
-  const os::Lock hold_;
+  const bool is_ours_;
 };
 
 // What the functions of mapped_zone.h do, with the lock held.
