@@ -18,6 +18,7 @@
 #include "src/heap/reclaim.h"
 #include "src/heap/small.h"
 #include "src/paging/evictor.h"
+#include "src/paging/mapped_zone.h"
 #include "src/paging/pager_fork.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/ledger.h"
@@ -500,7 +501,7 @@ void Evictor::write_cold(std::size_t wanted_bytes) noexcept {
 // goes out waits for it. Memory that was decommitted and is used again has lost that, and gets it back here.
 void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t now_ms) noexcept {
   constexpr std::uint64_t kAgainMs = 10;
-  if (used < budget - budget / 4) return;
+  if (used < budget - budget / 4 || !use_zone_or_growth(ZoneUse::growth)) return;
   const std::uint32_t lost = pager.lost_units.load(std::memory_order_relaxed);
   const bool is_first = !pager.is_all_watched.load(std::memory_order_relaxed);
   if (!is_first && (lost == seen_lost_ || now_ms - last_watch_ms_ < kAgainMs)) return;
@@ -510,7 +511,8 @@ void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t n
   bool is_done = true;
   for (const Range& range : ranges_) {
     if (range.begin == range.end) continue;
-    is_done = pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;
+    is_done =
+        pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;
   }
   if (is_done) pager.is_all_watched.store(true, std::memory_order_relaxed);
 }

@@ -56,6 +56,11 @@ void open_mapped_zone() noexcept {
   zone_bounds.size_bytes.store(region.mapped_zone_bytes, std::memory_order_release);
 }
 
+bool use_zone_or_growth(ZoneUse use) noexcept {
+  ZoneUse now = ZoneUse::none;
+  return zone.use.compare_exchange_strong(now, use, std::memory_order_relaxed) || now == use;
+}
+
 void close_mapped_zone() noexcept { zone.is_closed.store(true, std::memory_order_relaxed); }
 
 void unlock_mapped_zone_tables() noexcept {
@@ -101,6 +106,10 @@ std::uint32_t place_in_zone(std::size_t size_bytes, std::uint32_t hint, int prot
 
 void* zone_map(std::size_t size_bytes, void* hint, int protection) noexcept {
   if (zone.base == nullptr || zone.is_closed.load(std::memory_order_relaxed)) return nullptr;
+  if (!use_zone_or_growth(ZoneUse::zone)) {
+    zone.refused.fetch_add(1, std::memory_order_relaxed);
+    return nullptr;
+  }
   if (protection != PROT_NONE) wait_under_pressure();
   const std::uint32_t wished = zone_bounds.contains(hint, 1) ? zone.page_of(hint) : placement::kNoUnit;
   std::uint32_t first;

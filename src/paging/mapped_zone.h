@@ -74,6 +74,12 @@ void unlock_mapped_zone_tables() noexcept;  // see PageTable::unlock_memory()
 // These pages depend on their place from now on (MADV_DONTFORK).
 [[nodiscard]] int zone_keep(void* base, std::size_t size_bytes) noexcept;
 
+// Reporting first touches of all memory (Evictor::watch_growth) and the zone do not go together yet: with
+// both, programs were seen to lose contents, for a reason that is not known. What is used first excludes the
+// other.
+enum class ZoneUse : std::uint8_t { none, zone, growth };
+[[nodiscard]] bool use_zone_or_growth(ZoneUse use) noexcept;  // false: the other one is in use
+
 struct ZoneStats {
   std::uint64_t bytes;    // mapped now
   std::uint64_t maps;     // calls of mmap that were served

@@ -16,6 +16,7 @@ struct Zone {
   bool is_held_for_fork = false;
   bool is_frozen = false;  // in a forked child: the table is not to be looked at
   std::atomic<bool> is_closed{false};
+  std::atomic<ZoneUse> use{ZoneUse::none};
   std::atomic<std::uint64_t> maps{0}, refused{0};
 
   [[nodiscard]] std::uint32_t page_of(const void* address) const noexcept {
