@@ -9,6 +9,13 @@
 
 namespace glebe::os {
 
+// Whether mappings that the program makes itself can be served from a reservation (src/api/mapping.cpp).
+#if defined(_WIN32)
+inline constexpr bool kHasMappings = false;
+#else
+inline constexpr bool kHasMappings = true;
+#endif
+
 // Size of the pages that the system maps, in bytes. Read once from the system; a power of two.
 [[nodiscard]] std::size_t page_bytes() noexcept;
 

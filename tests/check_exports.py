@@ -14,7 +14,7 @@ malloc_set_state'''
 GLIBC_ALIASES = '''__libc_malloc __libc_free __libc_calloc __libc_realloc __libc_memalign __libc_valloc
 __libc_pvalloc __libc_reallocarray __libc_mallopt __libc_mallinfo __libc_cfree __posix_memalign'''
 C23 = 'free_sized free_aligned_sized'
-OTHER = 'dlopen mlockall'
+OTHER = 'dlopen mlockall mmap mmap64 munmap mremap mprotect madvise'
 NEW_FORMS = ['m', 'mRKSt9nothrow_t', 'mSt11align_val_t', 'mSt11align_val_tRKSt9nothrow_t']
 DELETE_FORMS = ['Pv', 'Pvm', 'PvRKSt9nothrow_t', 'PvSt11align_val_t', 'PvmSt11align_val_t',
                 'PvSt11align_val_tRKSt9nothrow_t']

@@ -142,3 +142,34 @@ TEST_CASE("mut-C10 a range that is cut, grown and filled at random agrees with a
   REQUIRE(expect.failed_line() == 0);
   REQUIRE(engine.validate(units));
 }
+
+TEST_CASE("C3 units that are named are taken out of the free run around them", "[placement]") {
+  Engine engine(64);
+  REQUIRE(engine.tlsf.add_range(0, 64) == Status::ok);
+  const Run middle = engine.tlsf.allocate_at(0, 20, 10);
+  REQUIRE(middle.status == Status::ok);
+  REQUIRE(middle.first == 20);
+  REQUIRE(engine.tlsf.run_length(0) == 20);
+  REQUIRE(engine.tlsf.run_length(30) == 34);
+  REQUIRE(engine.validate(64));
+  REQUIRE(engine.tlsf.allocate_at(0, 0, 20).first == 0);    // a whole run
+  REQUIRE(engine.tlsf.allocate_at(30, 60, 4).first == 60);  // its end
+  REQUIRE(engine.tlsf.allocate_at(30, 30, 1).length == 1);  // its start
+  REQUIRE(engine.tlsf.free_units() == 29);
+  REQUIRE(engine.validate(64));
+}
+
+TEST_CASE("S11 units that are named and not all free are refused", "[placement]") {
+  Engine engine(64);
+  REQUIRE(engine.tlsf.add_range(0, 64) == Status::ok);
+  REQUIRE(engine.tlsf.allocate_at(0, 20, 10).status == Status::ok);
+  for (const std::uint32_t first : {11u, 20u, 25u, 40u, ~0u}) {
+    REQUIRE(engine.tlsf.allocate_at(0, first, 10).status == Status::exhausted);
+  }
+  REQUIRE(engine.tlsf.allocate_at(0, 0, 0).status == Status::bad_argument);
+  REQUIRE(engine.tlsf.allocate_at(5, 6, 2).status == Status::bad_argument);
+  REQUIRE(engine.tlsf.allocate_at(20, 22, 2).status == Status::bad_argument);
+  REQUIRE(engine.tlsf.allocate_at(30, 40, 30).status == Status::exhausted);
+  REQUIRE(engine.tlsf.free_units() == 54);
+  REQUIRE(engine.validate(64));
+}

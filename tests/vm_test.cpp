@@ -209,7 +209,7 @@ TEST_CASE("V6 regions and large sub-ranges are aligned, and their parts do not o
   for (unsigned i = 0; i < count; ++i) {
     const Region& region = regions[i];
     REQUIRE(is_aligned(reinterpret_cast<std::uintptr_t>(region.chunk_base), kChunkBytes));
-    const std::byte* end = region.base + region.large.size_bytes();
+    const std::byte* end = region.base + region.large.size_bytes() + region.mapped_zone_bytes;
     REQUIRE(region.metadata == end);
     end += region.metadata_bytes;
     for (unsigned t = 0; t < kTableCount; ++t) {

@@ -200,6 +200,9 @@ typedef struct glebe_stats {
   uint64_t paging_stall_p99_ns;
   uint64_t paging_saved_peak_bytes;
   uint64_t paging_saved_average_bytes;
+  uint64_t paging_mapped_bytes;
+  uint64_t paging_maps;
+  uint64_t paging_maps_refused;
 } glebe_stats;
 
 // Fills the fields that fit in stats->struct_bytes and keeps that number. Returns 0, or -1 and errno EINVAL

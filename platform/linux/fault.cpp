@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "platform/linux/system.h"
+#include "platform/memory_calls.h"
 #include "platform/vm.h"
 
 namespace glebe::os {
@@ -63,8 +64,7 @@ int control(int descriptor, unsigned long number, Request& request) noexcept {
 }
 
 bool advise(void* base, std::size_t size_bytes, int advice) noexcept {
-  const ErrnoScope errno_scope;
-  return ::madvise(base, size_bytes, advice) == 0;
+  return advise_call(base, size_bytes, advice) == 0;
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 // neither memory nor commit charge, under any overcommit policy. State: counters and two values read once; no
 // lock.
 //
-// Only wrappers of libc that are bare system calls are used. Each may fail at any time: a hint that fails is
-// forgotten, anything else is reported to the caller, nothing is retried without a bound.
+// The calls go straight to the kernel (platform/memory_calls.h). Each may fail at any time: a hint that fails
+// is forgotten, anything else is reported to the caller, nothing is retried without a bound.
 #include "platform/vm.h"
 
 #include <sys/auxv.h>
@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "platform/linux/system.h"
+#include "platform/memory_calls.h"
 #include "src/base/bits.h"
 
 namespace glebe::os {
@@ -37,29 +38,31 @@ void count(std::atomic<std::size_t>& counter) noexcept { counter.fetch_add(1, st
 
 bool advise(void* base, std::size_t size_bytes, int advice) noexcept {
   for (int tries = 0; tries < kMaxTries; ++tries) {
-    if (::madvise(base, size_bytes, advice) == 0) return true;
-    if (errno != EAGAIN) return false;
+    const int error = advise_call(base, size_bytes, advice);
+    if (error == 0) return true;
+    if (error != -EAGAIN) return false;
   }
   return false;
 }
 
 bool protect(void* base, std::size_t size_bytes, int protection) noexcept {
   for (int tries = 0; tries < kMaxTries; ++tries) {
-    if (::mprotect(base, size_bytes, protection) == 0) return true;
-    if (errno != EAGAIN) return false;
+    const int error = protect_call(base, size_bytes, protection);
+    if (error == 0) return true;
+    if (error != -EAGAIN) return false;
   }
   return false;
 }
 
 void* map_reserved(std::size_t size_bytes) noexcept {
   count(counters.reserve);
-  void* base = ::mmap(nullptr, size_bytes, PROT_NONE, kReserveFlags, -1, 0);
-  return base == MAP_FAILED ? nullptr : base;
+  const long base = map_call({nullptr, size_bytes, PROT_NONE, kReserveFlags, -1, 0});
+  return is_failure(base) ? nullptr : reinterpret_cast<void*>(base);
 }
 
 // A failure leaves addresses mapped that nobody uses: a loss of address space, not of memory.
 void unmap(std::uintptr_t base, std::size_t size_bytes) noexcept {
-  if (size_bytes != 0) static_cast<void>(::munmap(reinterpret_cast<void*>(base), size_bytes));
+  if (size_bytes != 0) static_cast<void>(unmap_call(reinterpret_cast<void*>(base), size_bytes));
 }
 
 }  // namespace
@@ -96,7 +99,7 @@ std::size_t reserve_cost_bytes(std::size_t) noexcept { return 0; }
 
 void release(void* base, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  if (::munmap(base, size_bytes) == 0) return;
+  if (unmap_call(base, size_bytes) == 0) return;
   // The kernel may be out of mappings. The addresses are lost, but the memory need not be.
   static_cast<void>(advise(base, size_bytes, MADV_DONTNEED));
 }
@@ -113,7 +116,7 @@ bool decommit(void* base, std::size_t size_bytes) noexcept {
   // Under vm.overcommit_memory=2 a writable private mapping stays charged when it is made PROT_NONE: only a
   // fresh mapping gives the charge back. MAP_FIXED replaces atomically, so no other thread can take the
   // addresses.
-  return ::mmap(base, size_bytes, PROT_NONE, kReserveFlags | MAP_FIXED, -1, 0) != MAP_FAILED;
+  return !is_failure(map_call({base, size_bytes, PROT_NONE, kReserveFlags | MAP_FIXED, -1, 0}));
 }
 
 bool purge(void* base, std::size_t size_bytes) noexcept {
@@ -142,15 +145,16 @@ bool unprotect(void* base, std::size_t size_bytes) noexcept {
 bool move_pages(void* from, void* to, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
   count(counters.move);
-  void* between = ::mremap(from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  if (between == MAP_FAILED) return false;
-  if (::mremap(between, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
+  const long moved = remap_call({from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr});
+  if (is_failure(moved)) return false;
+  auto* between = reinterpret_cast<void*>(moved);
+  if (is_failure(remap_call({between, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to}))) {
     // Out of kernel memory. The source is still mapped and reads as zero: put its contents back. If the
     // kernel had already unmapped the destination, reserve it again; if not, this call fails and changes
     // nothing.
     std::memcpy(from, between, size_bytes);
     unmap(reinterpret_cast<std::uintptr_t>(between), size_bytes);
-    static_cast<void>(::mmap(to, size_bytes, PROT_NONE, kReserveFlags | MAP_FIXED_NOREPLACE, -1, 0));
+    static_cast<void>(map_call({to, size_bytes, PROT_NONE, kReserveFlags | MAP_FIXED_NOREPLACE, -1, 0}));
     return false;
   }
   // The source holds no memory any more. Without this it would only keep its access and its commit charge.

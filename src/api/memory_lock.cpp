@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "src/paging/mapped_zone.h"
 #include "src/paging/pager.h"
 
 #if !defined(MCL_ONFAULT)
@@ -15,6 +16,7 @@
 extern "C" __attribute__((visibility("default"))) int mlockall(int flags) noexcept {
   const bool is_paged = glebe::paging::pager_mode() == glebe::paging::PagerMode::uffd;
   const long result = ::syscall(SYS_mlockall, is_paged ? flags | MCL_ONFAULT : flags);
+  if (result == 0 && (flags & MCL_FUTURE) != 0) glebe::paging::close_mapped_zone();
   if (result == 0 && is_paged && (flags & MCL_CURRENT) != 0) glebe::paging::keep_everything();
   return static_cast<int>(result);
 }

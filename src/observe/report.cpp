@@ -152,6 +152,7 @@ void write_paging(const Snapshot& snapshot, const Sink& sink) noexcept {
       {"  staged", snapshot.paging_staged_bytes, 0, ""},
       {"  out", snapshot.paging_out_bytes, snapshot.paging_page_outs, "pages out since the start"},
       {"  compressed", snapshot.paging_compressed_bytes, snapshot.paging_page_ins, "pages in"},
+      {"  mapped by the program", snapshot.paging_mapped_bytes, snapshot.paging_maps, "calls of mmap"},
       {"  in page files", snapshot.paging_file_bytes, snapshot.paging_file_page_ins, "of these from files"},
       {"  saved, average", snapshot.paging_saved_average_bytes, 0, ""},
       {"  saved, peak", snapshot.paging_saved_peak_bytes, 0, ""},

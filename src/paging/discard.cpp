@@ -2,13 +2,9 @@
 // what a page held, waits for a disk, or makes a system call on a descriptor: the callers are threads of the
 // program, with locks of the heap. Pages that are out are dropped by changing their words; what they named is
 // given up later by the evictor.
-//
-// No signal may interrupt a thread of the program while it holds a lock of a group: the handler might touch a
-// page of that very group, and whoever answers the fault would wait for the lock for ever.
 #include "platform/process.h"
-#include "platform/service.h"
 #include "platform/vm.h"
-#include "src/paging/pager_state.h"
+#include "src/paging/unit_lock.h"
 #include "src/vm/pageable.h"
 
 namespace glebe::paging {
@@ -18,13 +14,6 @@ namespace {
 void drop(std::uint64_t page, PageWord word) noexcept {
   leave_out(page, word, PageWord::resident(0));
   count(pager.counters.dropped_pages);
-}
-
-void drop_group_part(std::uint64_t first_page, std::uint64_t end_page) noexcept {
-  for (std::uint64_t page = first_page; page < end_page; ++page) {
-    const PageWord word = pager.table.get(page);
-    if (word.is_out()) drop(page, word);
-  }
 }
 
 // Of pages [begin, end) of one group, what is out, unless its lock is taken. Returns a mask of the pages
@@ -47,63 +36,28 @@ std::uint64_t drop_in_group(std::uint64_t begin, std::uint64_t end) noexcept {
   return dropped;
 }
 
-// Holds the locks of every group of a unit.
-class [[nodiscard]] UnitLock {
- public:
-  explicit UnitLock(std::uint64_t unit) noexcept : first_(unit * kGroupsPerUnit) {
-    for (unsigned i = 0; i < kGroupsPerUnit; ++i) pager.table.lock(first_ + i);
-  }
-  ~UnitLock() {
-    for (unsigned i = 0; i < kGroupsPerUnit; ++i) pager.table.unlock(first_ + i);
-  }
-  UnitLock(const UnitLock&) = delete;
-  UnitLock& operator=(const UnitLock&) = delete;
-
- private:
-  const os::SignalsBlocked no_signals_;  // first in, last out
-  std::uint64_t first_;
-};
-
-// Calls give_back(base, size) for the part of each unit that the range covers, with the unit locked and
-// nothing in that part out any more.
-template <class GiveBack>
-bool for_each_unit(void* base, std::size_t size_bytes, GiveBack give_back) noexcept {
-  auto* at = static_cast<std::byte*>(base);
-  std::byte* const end = at + size_bytes;
-  bool is_given = true;
-  while (at < end) {
-    const std::uint64_t page = pager.table.page_of(at);
-    const std::uint64_t unit = page / (kUnitBytes / kPageBytes);
-    std::byte* const unit_end = pager.table.base() + (unit + 1) * kUnitBytes;
-    std::byte* const stop = unit_end < end ? unit_end : end;
-    {
-      UnitLock hold(unit);
-      UnitRecord& record = pager.table.unit(unit);
-      if (record.pages_out.load(std::memory_order_relaxed) != 0)
-        drop_group_part(page, pager.table.page_of(stop));
-      is_given = give_back(record, at, static_cast<std::size_t>(stop - at)) && is_given;
-    }
-    at = stop;
-  }
-  return is_given;
-}
-
 }  // namespace
+
+void drop_pages(std::uint64_t first_page, std::uint64_t end_page) noexcept {
+  for (std::uint64_t page = first_page; page < end_page; ++page) {
+    const PageWord word = pager.table.get(page);
+    if (word.is_out()) drop(page, word);
+  }
+}
 
 bool purge_range(void* base, std::size_t size_bytes) noexcept {
   if (!pager.table.contains(base)) return os::purge(base, size_bytes);
-  return for_each_unit(base, size_bytes,
-                       [](UnitRecord&, std::byte* at, std::size_t bytes) { return os::purge(at, bytes); });
+  return for_each_unit(base, size_bytes, [](UnitRecord&, std::byte* at, std::size_t bytes) {
+           return os::purge(at, bytes) ? 0 : 1;
+         }) == 0;
 }
 
 bool decommit_range(void* base, std::size_t size_bytes) noexcept {
   if (!pager.table.contains(base)) return os::decommit(base, size_bytes);
   return for_each_unit(base, size_bytes, [](UnitRecord& record, std::byte* at, std::size_t bytes) {
-    // A new mapping takes the place of the old, and faults there are not ours any more.
-    record.watched.store(WatchState::lost, std::memory_order_relaxed);
-    pager.lost_units.fetch_add(1, std::memory_order_relaxed);
-    return os::decommit(at, bytes);
-  });
+           note_replaced(record);
+           return os::decommit(at, bytes) ? 0 : 1;
+         }) == 0;
 }
 
 std::uint64_t drop_freed(std::byte* first_page, unsigned page_count) noexcept {

@@ -106,7 +106,7 @@ bool Evictor::open() noexcept {
   ranges_[0] = ranges_[1] = {chunks, chunks};
   if (region.large.base != nullptr) {
     const auto large = reinterpret_cast<std::uintptr_t>(region.large.base);
-    ranges_[0] = {large, large + region.large.size_bytes()};
+    ranges_[0] = {large, large + region.large.size_bytes() + region.mapped_zone_bytes};
   }
   ranges_[1].end = chunks + std::uintptr_t{region.chunk_count} * kUnitBytes;
   hand_ = ranges_[0].begin;
@@ -160,26 +160,43 @@ unsigned Evictor::candidates_from(const Span& span, unsigned begin, unsigned end
   return stop - begin;
 }
 
+// Behind the last candidate among pages [begin, end), of which the first is one.
+unsigned Evictor::end_of_candidates(const Span& span, unsigned begin, unsigned end) noexcept {
+  while (end > begin + 1 && (span.candidates >> (end - 1) & 1) == 0) --end;
+  return end;
+}
+
 // Moves the candidates among pages [begin, end) of a span to the staging area; the others there are out
 // already, so that one move carries all. Both ends are candidates. Locks of the groups held. Returns pages
 // moved.
 unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noexcept {
   const PageTable& table = pager.table;
   unsigned moved = 0;
-  while (begin < end) {
+  unsigned stop = end;
+  for (unsigned refusals = 0; begin < end;) {
     // The words first: a child that is forked in between finds the page in the heap, or where its word says.
-    mark(span, begin, end, true);
+    mark(span, begin, stop, true);
     const std::uint64_t page = span.first + begin;
-    const std::size_t bytes = (end - begin) * kPageBytes;
+    const std::size_t bytes = (stop - begin) * kPageBytes;
     long result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
-    if (result == -EBUSY && unshare(page, candidates_from(span, begin, end))) {
+    if (result == -EBUSY && unshare(page, candidates_from(span, begin, stop))) {
       result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
     }
     const unsigned done = result > 0 ? static_cast<unsigned>(result / static_cast<long>(kPageBytes)) : 0;
-    mark(span, begin + done, end, false);
+    mark(span, begin + done, stop, false);
     for (unsigned i = begin; i < begin + done; ++i) moved += span.candidates >> i & 1;
     if (result == -EEXIST) static_cast<void>(os::purge(pager.staged(page), kPageBytes));  // left by a fork
-    if (result == -EAGAIN || result == -EINVAL) break;  // a fork is under way; locked memory
+    if (result == -EAGAIN) break;  // a fork is under way
+    if (result == -EINVAL) {
+      // Locked or protected memory, or the border of two mappings of the kernel: smaller steps find where.
+      constexpr unsigned kRefusalsMax = 16;
+      if (++refusals == kRefusalsMax) break;
+      const unsigned half = (stop - begin) / 2;
+      if (half != 0) {
+        stop = end_of_candidates(span, begin, begin + half);
+        continue;
+      }
+    }
     if (result <= 0 && result != -ENOENT && result != -EEXIST) {
       count(pager.counters.refused_pages);
       table.set(page, PageWord::resident(kChancesRefused));
@@ -187,6 +204,7 @@ unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noex
     // The kernel stops where something is in the way: the next turn says what.
     begin += result > 0 ? done : 1;
     while (begin < end && (span.candidates >> begin & 1) == 0) ++begin;
+    stop = end;
   }
   count(pager.counters.moved_pages, moved);
   return moved;

@@ -66,6 +66,7 @@ class Evictor {
   unsigned stage_candidates(const Span& span, std::uint64_t passable) noexcept;
   unsigned stage_run(const Span& span, unsigned begin, unsigned end) noexcept;
   [[nodiscard]] static unsigned candidates_from(const Span& span, unsigned begin, unsigned end) noexcept;
+  [[nodiscard]] static unsigned end_of_candidates(const Span& span, unsigned begin, unsigned end) noexcept;
   static void mark(const Span& span, unsigned begin, unsigned end, bool is_staged) noexcept;
   [[nodiscard]] static bool is_candidate(std::uint64_t page) noexcept;
   unsigned put_away_oldest(std::uint64_t wanted_pages, std::uint64_t keep_pages,

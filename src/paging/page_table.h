@@ -34,6 +34,8 @@ struct PageWord {
   // A read or write of a page file for this page is under way, without the lock. Whoever changes the word
   // meanwhile leaves the stored object to whoever set the bit.
   static constexpr std::uint64_t kBusy = std::uint64_t{1} << 59;
+  // Of a resident page: it does not go out, because something depends on its place (mapped_pages.h).
+  static constexpr std::uint64_t kKept = std::uint64_t{1} << 63;
 
   [[nodiscard]] PageState state() const noexcept { return static_cast<PageState>(bits >> kStateShift & 3); }
   [[nodiscard]] Handle handle() const noexcept { return bits & kHandleMask; }

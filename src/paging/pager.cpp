@@ -7,6 +7,7 @@
 #include "platform/vm.h"
 #include "src/base/text.h"
 #include "src/heap/heap.h"
+#include "src/paging/mapped_zone.h"
 #include "src/paging/pager_fork.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/directory.h"
@@ -222,6 +223,7 @@ const Missing* start_uffd() noexcept {
   if (!set_fork_hooks()) return &kNoThreads;
   pager.mode.store(PagerMode::uffd, std::memory_order_release);
   vm::paging_hooks.store(&hooks, std::memory_order_release);  // pairs with the acquire in vm::paging()
+  open_mapped_zone();
   return nullptr;
 }
 
@@ -303,6 +305,7 @@ void keep_everything() noexcept {
   if (pager_mode() != PagerMode::uffd) return;
   pager.table.unlock_memory();
   pager.victims.unlock_memory();
+  unlock_mapped_zone_tables();
   os::unlock_memory(pager.staging, pager.table.size_bytes());
   bring_back_everything();
 }
@@ -392,6 +395,10 @@ PagerStats pager_stats() noexcept {
   stats.evictor_cpu_ns = c.evictor_cpu_ns.load(kRelaxed);
   stats.forks = c.forks.load(kRelaxed);
   stats.takeovers = c.takeovers.load(kRelaxed);
+  const ZoneStats zone = zone_stats();
+  stats.mapped_bytes = zone.bytes;
+  stats.maps = zone.maps;
+  stats.maps_refused = zone.refused;
   stats.store_errors = store.failed_writes + store.failed_reads + store.corrupt_reads;
   for (unsigned i = 0; i < kLatencyBuckets; ++i) stats.latency[i] = c.latency[i].load(kRelaxed);
   return stats;

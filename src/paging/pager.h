@@ -86,6 +86,8 @@ struct PagerStats {
   std::uint64_t evictor_cpu_ns;
   std::uint64_t forks, takeovers;
   std::uint64_t store_errors;
+  std::uint64_t mapped_bytes;        // that the program mapped itself and that can go out (mapped_zone.h)
+  std::uint64_t maps, maps_refused;  // calls of mmap that got such memory; that did not, for want of room
   std::uint64_t latency[kLatencyBuckets];  // of faults, as stall_ns
 };
 [[nodiscard]] PagerStats pager_stats() noexcept;

@@ -21,6 +21,7 @@
 #include "platform/thread.h"
 #include "platform/vm.h"
 #include "src/base/check.h"
+#include "src/paging/mapped_zone.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
 
@@ -336,6 +337,7 @@ void run_handover(void*) noexcept {
 // --- hooks of fork(2) ---
 
 void before_fork() noexcept {
+  mapped_zone_before_fork();
   if (pager_mode() != PagerMode::uffd) return;
   pager.forks_under_way.fetch_add(1, std::memory_order_seq_cst);
   children.process = os::process_id();
@@ -356,6 +358,7 @@ bool is_child_served(std::uint32_t sequence) noexcept {
 }
 
 void after_fork_in_parent() noexcept {
+  mapped_zone_after_fork();
   if (pager_mode() != PagerMode::uffd) return;
   if (pager.is_staging_watched.load(std::memory_order_acquire)) {
     // The journal may let go only when the child is known. When fork failed, none comes.
@@ -385,6 +388,7 @@ void touch_everything() noexcept {
 }
 
 void after_fork_in_child() noexcept {
+  mapped_zone_in_child();
   if (pager_mode() != PagerMode::uffd) return;
   pager.table.free_locks_in_child();
   pager.journal.reset_in_child(

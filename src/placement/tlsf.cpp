@@ -211,9 +211,20 @@ Run Tlsf::allocate(std::uint32_t length, std::uint32_t align_units) noexcept {
   if (link == 0) link = find_last_resort(request);
   if (link == 0) return refuse(Status::exhausted);
 
-  const std::uint32_t first = link - 1;
+  return carve_at(link - 1, static_cast<std::uint32_t>(align_up(link - 1, align_units)), length);
+}
+
+Run Tlsf::allocate_at(std::uint32_t free_first, std::uint32_t first, std::uint32_t length) noexcept {
+  if (length == 0 || !has_state(free_first, kFree)) return refuse(Status::bad_argument);
+  const std::uint32_t run_length = tags_[free_first].length;
+  if (first < free_first || first - free_first >= run_length || length > run_length - (first - free_first))
+    return refuse(Status::exhausted);
+  return carve_at(free_first, first, length);
+}
+
+// Hands out units from `start` on of the free run that starts at `first`.
+Run Tlsf::carve_at(std::uint32_t first, std::uint32_t start, std::uint32_t length) noexcept {
   const std::uint32_t run_length = tags_[first].length;
-  const std::uint32_t start = static_cast<std::uint32_t>(align_up(first, align_units));
   const std::uint32_t gap = start - first;
   unlink(first, run_length);
   if (gap != 0) {

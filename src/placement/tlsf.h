@@ -83,8 +83,7 @@ class Tlsf {
   // Takes the last `removed` units off a range, exactly as it is so far; they can be added again by
   // extend_range(). in_use: not all of them are free; bad_argument: none, or all units of the range
   // (remove_range() does that); out_of_range: not a range of this engine.
-  [[nodiscard]] Status shrink_range(std::uint32_t first, std::uint32_t count,
-                                    std::uint32_t removed) noexcept;
+  [[nodiscard]] Status shrink_range(std::uint32_t first, std::uint32_t count, std::uint32_t removed) noexcept;
   // How many units are free at the end of a range; 0 when it is none of this engine.
   [[nodiscard]] std::uint32_t free_at_end(std::uint32_t first, std::uint32_t count) const noexcept;
 
@@ -93,6 +92,10 @@ class Tlsf {
   // room. A run that fits is found as long as no bin that may hold one has more than kLastResortRuns runs.
   [[nodiscard]] Run allocate(std::uint32_t length) noexcept;
   [[nodiscard]] Run allocate(std::uint32_t length, std::uint32_t align_units) noexcept;
+
+  // The units [first, first + length) of the free run that starts at `free_first`. bad_argument: length 0, or
+  // no free run starts there; exhausted: they do not all lie in it.
+  [[nodiscard]] Run allocate_at(std::uint32_t free_first, std::uint32_t first, std::uint32_t length) noexcept;
 
   // Gives a run back; the answer is the free run that it is part of now. double_free: a free run starts here,
   // or a run that started here was given back and its units are still free. out_of_range: no run starts here.
@@ -202,6 +205,7 @@ class Tlsf {
   [[nodiscard]] bool fits(std::uint32_t first, Request request) const noexcept;
 
   Run carve(std::uint32_t first, std::uint32_t run_length, std::uint32_t length) noexcept;
+  Run carve_at(std::uint32_t first, std::uint32_t start, std::uint32_t length) noexcept;
   [[nodiscard]] Status refusal(std::uint32_t first) const noexcept;
 
   [[nodiscard]] bool validate_range(const Range& range, Census& census) const noexcept;

@@ -34,12 +34,14 @@ constexpr std::size_t kTableBytesPerChunk[kTableCount] = {
 struct Shape {
   std::size_t chunk_bytes;        // multiple of kChunkBytes
   unsigned large_subrange_shift;  // 0: no large slots
+  std::size_t mapped_zone_bytes;  // multiple of kChunkBytes
 };
 
 // What is asked for, one after the other, until the system agrees.
 constexpr Shape kLadder[] = {
-    {8 * kTiB, 41},  {1 * kTiB, 36}, {64 * kGiB, 33}, {64 * kGiB, 0}, {4 * kGiB, 0}, {1 * kGiB, 0},
-    {256 * kMiB, 0}, {64 * kMiB, 0}, {32 * kMiB, 0},  {16 * kMiB, 0}, {4 * kMiB, 0}, {2 * kMiB, 0},
+    {8 * kTiB, 41, kTiB}, {1 * kTiB, 36, 256 * kGiB}, {64 * kGiB, 33, 16 * kGiB}, {64 * kGiB, 0, 0},
+    {4 * kGiB, 0, 0},     {1 * kGiB, 0, 0},           {256 * kMiB, 0, 0},         {64 * kMiB, 0, 0},
+    {32 * kMiB, 0, 0},    {16 * kMiB, 0, 0},          {4 * kMiB, 0, 0},           {2 * kMiB, 0, 0},
 };
 constexpr std::size_t kReserveCostMax = 64 * kMiB;  // of memory that addresses alone may take
 constexpr std::size_t kAddressSpaceShare = 8;  // at most this fraction of a limited address space at a time
@@ -79,7 +81,8 @@ bool reserve_region(Region& region, const Shape& shape) {
   std::size_t front = metadata_bytes_for(shape.chunk_bytes);
   for (unsigned i = 0; i < kTableCount; ++i) front += table_bytes(i, chunk_count);
   const std::size_t front_aligned = align_up(front, kChunkBytes);
-  const std::size_t total = large.size_bytes() + front_aligned + shape.chunk_bytes;
+  const std::size_t zone_bytes = os::kHasMappings && large.subrange_count != 0 ? shape.mapped_zone_bytes : 0;
+  const std::size_t total = large.size_bytes() + zone_bytes + front_aligned + shape.chunk_bytes;
   // Unless the size was asked for.
   if (requested_chunk_space_bytes == 0 && os::reserve_cost_bytes(total) > kReserveCostMax) return false;
   const std::size_t alignment =
@@ -90,10 +93,12 @@ bool reserve_region(Region& region, const Shape& shape) {
   region.reserved_bytes = total;
   if (large.subrange_count != 0) large.base = base;
   region.large = large;
+  region.mapped_zone = zone_bytes != 0 ? base + large.size_bytes() : nullptr;
+  region.mapped_zone_bytes = zone_bytes;
   region.metadata_bytes = metadata_bytes_for(shape.chunk_bytes);
   region.chunk_count = static_cast<std::uint32_t>(chunk_count);
-  region.chunk_base = base + large.size_bytes() + front_aligned;
-  place_parts(region, base + large.size_bytes());
+  region.chunk_base = base + large.size_bytes() + zone_bytes + front_aligned;
+  place_parts(region, base + large.size_bytes() + zone_bytes);
   region.chunk_space.attach(reinterpret_cast<placement::Tag*>(region.tables[kChunkTags].start),
                             region.chunk_count, placement::TlsfPolicy::best_fit);
   ledger.reserved_bytes.fetch_add(total, std::memory_order_relaxed);
@@ -123,7 +128,8 @@ std::size_t chunk_bytes_allowed() {
   return allowed < kChunkBytes ? kChunkBytes : allowed;
 }
 
-// The large slots that go with a chunk space that was asked for: they take no more addresses than it does.
+// The large slots that go with a chunk space that was asked for: they take no more addresses than it does,
+// and no more does the mapped zone.
 unsigned large_shift_for(std::size_t chunk_bytes) {
   unsigned shift = 0;
   for (unsigned next = kLargeShiftMin; (std::size_t{next - kLargeShiftMin + 1} << next) <= chunk_bytes;
@@ -137,15 +143,15 @@ bool reserve_by_ladder(Region& region, std::size_t chunk_bytes_least, bool with_
   // Where a limit is what bounds us, large blocks do better with reservations of their own.
   const bool is_asked = requested_chunk_space_bytes != 0 && requested_chunk_space_bytes <= allowed;
   if (is_asked && with_large && chunk_bytes_least <= allowed &&
-      reserve_region(region, {allowed, large_shift_for(allowed)})) {
+      reserve_region(region, {allowed, large_shift_for(allowed), allowed < kTiB ? allowed : kTiB})) {
     return true;
   }
   for (Shape shape : kLadder) {
     if (shape.chunk_bytes > allowed) {
       // The steps above the allowed size collapse into one try with just that size.
-      shape = {align_down(allowed, kChunkBytes), 0};
+      shape = {align_down(allowed, kChunkBytes), 0, 0};
     }
-    if (shape.chunk_bytes < chunk_bytes_least) shape = {chunk_bytes_least, 0};
+    if (shape.chunk_bytes < chunk_bytes_least) shape = {chunk_bytes_least, 0, 0};
     if (!with_large) shape.large_subrange_shift = 0;
     if (reserve_region(region, shape)) return true;
     if (shape.chunk_bytes == chunk_bytes_least) return false;

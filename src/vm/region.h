@@ -4,9 +4,10 @@
 // process:
 //
 //   base                                                              chunk_base
-//   | large slots | metadata | chunk records | chunk tags | slab records | slab bitmaps | page tags |
-//   directory | chunks
+//   | large slots | mapped zone | metadata | chunk records | chunk tags | slab records | slab bitmaps | page
+//   tags | directory | chunks
 //
+// The mapped zone is for memory that the program maps itself (src/paging/mapped_zone.h): no block lies there.
 // Further regions (metadata, tables, directory and chunks, no large slots) are added when the primary is
 // full, which happens only where the system allowed no more than a small one. Tables are committed by a
 // frontier that follows the highest chunk in use, so nothing is paid for addresses that are not used. Regions
@@ -79,6 +80,8 @@ struct Region {
   std::uint32_t chunk_count = 0;
   std::uint32_t chunks_covered = 0;  // tables are committed for chunks [0, chunks_covered)
   LargeSpace large;
+  std::byte* mapped_zone = nullptr;  // behind the large slots, where there are any
+  std::size_t mapped_zone_bytes = 0;
   Table tables[kTableCount];
   std::byte* metadata = nullptr;  // bump arena, see metadata.h
   std::size_t metadata_bytes = 0, metadata_used = 0, metadata_committed = 0;

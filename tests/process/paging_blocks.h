@@ -1,10 +1,12 @@
 // Blocks whose every byte can be told from a seed, for the tests of the paging tier. The table of a thread's
-// blocks lies in memory of its own (mmap), never in the heap under test: what is known about a block must not
-// depend on the pager. Word i of a block is random in one of six places and one constant of the block
-// elsewhere, so that pages compress about four to one, and every page of every block differs. A Blocks object
-// belongs to one thread; a forked child may use its copy.
+// blocks lies in memory of its own (a bare mmap, past the library), never in the heap under test: what is
+// known about a block must not depend on the pager. Word i of a block is random in one of six places and one
+// constant of the block elsewhere, so that pages compress about four to one, and every page of every block
+// differs. A Blocks object belongs to one thread; a forked child may use its copy.
 #pragma once
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -126,10 +128,11 @@ class Blocks {
   static constexpr std::size_t kMost = std::size_t{1} << 20;
 
   explicit Blocks(std::size_t bytes_wanted) : bytes_wanted_(bytes_wanted) {
-    void* memory = mmap(nullptr, kMost * sizeof(Block), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) std::abort();
-    table_ = static_cast<Block*>(memory);
+    const long memory =
+        syscall(SYS_mmap, 0L, kMost * sizeof(Block), static_cast<long>(PROT_READ | PROT_WRITE),
+                static_cast<long>(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE), -1L, 0L);
+    if (memory == -1) std::abort();
+    table_ = reinterpret_cast<Block*>(memory);
   }
   Blocks(const Blocks&) = delete;
   Blocks& operator=(const Blocks&) = delete;

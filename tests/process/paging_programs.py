@@ -36,6 +36,10 @@ for turn in range(3):
 class PagedComparison(real_programs.Comparison):
     """As its base, but the run with the library gets half of the peak of the run without it."""
 
+    def run(self, name, command, timeout=300, python_malloc='malloc', **more):
+        self.python_malloc = python_malloc
+        super().run(name, command, timeout, **more)
+
     def compare(self, name, plain, run_ours, more):
         self.memory, self.paged = max(MEMORY_LEAST, plain[0].peak_kib * 1024 // 2), None
         ours = run_ours()
@@ -54,8 +58,7 @@ class PagedComparison(real_programs.Comparison):
                              f'{peaks[0] >> 10} MiB, {peaks[1] >> 10} MiB')
 
     def start(self, library, command, timeout, extra, given):
-        # CPython has an allocator of its own for small objects, which takes its memory from mmap.
-        extra['PYTHONMALLOC'] = 'malloc'
+        extra['PYTHONMALLOC'] = self.python_malloc
         if not library:
             return super().start(None, command, timeout, extra, given)
         text = paging.options_text(self.memory, self.options.pages)
@@ -143,6 +146,9 @@ def main():
         compare = PagedComparison(results, options)
         python = real_programs.python_with_tests(options) or '/usr/bin/python3'
         compare.run('python3, own script', [python, '-c', PYTHON], 120, must_shrink=True)
+        # With the interpreter's own allocator too, which takes its memory from mmap.
+        compare.run('python3, own script and own allocator', [python, '-c', PYTHON], 120, must_shrink=True,
+                    python_malloc='pymalloc')
         rows = 400_000 if options.full else 100_000
         compare.run(f'sqlite3, {rows} rows', ['sqlite3', 'test.db'], 300,
                     stdin=real_programs.sqlite_script(rows, SQLITE_CACHE_KIB).encode())
