@@ -93,29 +93,27 @@ void wait_for_room(std::uint64_t limit_ns) noexcept {
   constexpr std::uint64_t kRoundNs = 1'000'000;
   constexpr std::uint64_t kPauseMs = 2'000;
   constexpr std::uint64_t kNsPerPage = 10'000'000;  // slower than 100 pages a second is not worth waiting for
+  if (!is_room_short()) return;
   const std::uint64_t start = os::clock_fine_ns();
   const std::uint64_t outs_before = pager.counters.page_outs.load(std::memory_order_relaxed);
-  while (is_room_short()) {
-    if (os::clock_fine_ns() - start > limit_ns) {
-      const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
-      if (outs >= limit_ns / kNsPerPage) return;
-      // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
-      pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
-      return;
-    }
+  while (is_room_short() && os::clock_fine_ns() - start <= limit_ns) {
     const std::uint32_t round = pager.rounds.load(std::memory_order_acquire);
     pager.calls.fetch_add(1, std::memory_order_release);
     os::wake_one(pager.calls);
     os::wait_on(pager.rounds, round, kRoundNs);
   }
+  const std::uint64_t waited_ns = os::clock_fine_ns() - start;
+  const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
+  // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
+  if (waited_ns > limit_ns && outs < limit_ns / kNsPerPage)
+    pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
+  count(pager.counters.throttles);
+  count(pager.counters.throttle_ns, waited_ns);
 }
 
 void wait_before_growth() noexcept {
   constexpr std::uint64_t kLimitNs = 20'000'000;
-  const std::uint64_t start = os::clock_fine_ns();
   wait_for_room(kLimitNs);
-  count(pager.counters.throttles);
-  count(pager.counters.throttle_ns, os::clock_fine_ns() - start);
 }
 
 }  // namespace glebe::paging

@@ -4,7 +4,7 @@
 // never waits for anything but the next event; what would make it wait goes on to others:
 //
 //   helpers       faults that came together with another, and those on groups whose lock is taken
-//   brake         faults of a program that is far above its budget wait there until there is room
+//   brake         faults of a program that is above its budget wait there until there is room
 //   disk readers  what lies in a page file, so that no fault waits behind a disk that it does not need
 //
 // While a fork is under way the kernel refuses to put pages in place until somebody reads the event of the

@@ -23,12 +23,12 @@ struct PagingHooks {
   std::uint64_t (*drop_paged_out)(std::byte* first_page, unsigned count);
   // Pages of the range whose contents are elsewhere; a guess without locks.
   unsigned (*paged_out_pages)(const std::byte* first_page, unsigned count);
-  // Waits, for a bounded time, while the process is far above its budget. The caller holds no lock.
+  // Waits, for a bounded time, while the process is above its budget. The caller holds no lock.
   void (*wait_for_room)();
 };
 extern constinit std::atomic<const PagingHooks*> paging_hooks;
 
-// Set while the process is far above its budget.
+// Set while the process is above its budget.
 extern constinit std::atomic<bool> paging_pressure;
 
 [[nodiscard]] inline const PagingHooks* paging() noexcept {
