@@ -159,6 +159,33 @@ TEST_CASE("a heap whose lock was held is frozen in the child: blocks stay, frees
   for (void* block : theirs.blocks) release(block);
 }
 
+// As a thread holds it that gives blocks back to us.
+TEST_CASE("the forking thread's own heap with its lock held by another thread is replaced in the child",
+          "[heap]") {
+  void* before = allocate(64);
+  write_pattern(before, 64, 5);
+  Heap* own = own_heap();
+  REQUIRE(own != nullptr);
+  int status = 0;
+  {
+    Holder holder([own] { own->lock.lock(); }, [own] { own->lock.unlock(); });
+    status = in_child([&] {
+      if (!has_pattern(before, 64, 5)) return 1;
+      if (own->state.load() != HeapState::frozen) return 2;
+      release(before);
+      if (const int wrong = exercise(); wrong != 0) return wrong;
+      if (own_heap() == own || own_heap() == nullptr) return 3;
+      std::thread other([] { static_cast<void>(exercise()); });  // in a child of a child: it forks as usual
+      other.join();
+      return in_child([] { return exercise(); });
+    });
+  }
+  CHECK(status == 0);
+  CHECK(own_heap() == own);
+  release(before);
+  CHECK(validate());
+}
+
 TEST_CASE("with the lock of the regions and of the granule pool held the child goes on in new memory",
           "[heap]") {
   release(allocate(10));

@@ -167,29 +167,51 @@ Heap* first_class_heap(std::uint16_t id) noexcept {
 
 Heap* first_heap() noexcept { return registry.all.load(std::memory_order_acquire); }
 
+namespace {
+
+// What its thread kept is lost: the arrays may be half changed.
+void drop_caches_in_child(Heap& heap) {
+  reset(heap);
+  for (unsigned c = 0; c < kClassCount; ++c) heap.depots[c] = nullptr, heap.depot_counts[c] = 0;
+  for (Ring*& ring : heap.rings) ring = nullptr;
+  for (Span& span : heap.spans) span = {};
+  heap.span_pages = heap.depot_bytes = 0;
+  heap.spare_magazines = nullptr;
+  heap.in_slow_path = false;
+}
+
+// Another thread was changing slabs when the copy was made. Blocks stay valid; nothing else is known.
+void freeze_in_child(Heap& heap) {
+  heap.lock.reset_in_child();
+  heap.state.store(HeapState::frozen, std::memory_order_relaxed);
+  heap.slabs = nullptr;
+  for (SlabRecord*& list : heap.available) list = nullptr;
+}
+
+// The heap of the thread that forked: another thread may have been giving blocks back to it. Then that heap
+// is frozen as well, and the thread takes another one when it needs one, unless it is in the middle of using
+// it (fork in a signal handler).
+void own_heap_in_child(Heap& heap) {
+  if (!heap.lock.is_held() || heap.lock.held_by_me()) return;
+  freeze_in_child(heap);
+  if (heap.in_slow_path) return;
+  drop_caches_in_child(heap);
+  ThreadBank::set(&closed_bank);
+  static_cast<void>(os::set_exit_value(nullptr));
+}
+
+}  // namespace
+
 void registry_in_child() noexcept {
   if (!registry.lock.held_by_me()) registry.lock.reset_in_child();
-  Heap* own = static_cast<Heap*>(os::exit_value());
+  void* const value = os::exit_value();
+  Heap* own = value == &exited_marker ? nullptr : static_cast<Heap*>(value);
+  if (own != nullptr) own_heap_in_child(*own);
   for (Heap* heap = first_heap(); heap != nullptr; heap = heap->next_heap) {
     if (heap == own || heap->lock.held_by_me()) continue;
-    if (heap->lock.is_held()) {
-      // Its thread was changing slabs when the copy was made. Blocks stay valid; nothing else is known.
-      heap->lock.reset_in_child();
-      heap->state.store(HeapState::frozen, std::memory_order_relaxed);
-      heap->slabs = nullptr;
-      for (SlabRecord*& list : heap->available) list = nullptr;
-    }
+    if (heap->lock.is_held()) freeze_in_child(*heap);
     const HeapState state = heap->state.load(std::memory_order_relaxed);
-    if (state == HeapState::frozen || heap->in_slow_path) {
-      // What its thread kept is lost: the arrays may be half changed.
-      reset(*heap);
-      for (unsigned c = 0; c < kClassCount; ++c) heap->depots[c] = nullptr, heap->depot_counts[c] = 0;
-      for (Ring*& ring : heap->rings) ring = nullptr;
-      for (Span& span : heap->spans) span = {};
-      heap->span_pages = heap->depot_bytes = 0;
-      heap->spare_magazines = nullptr;
-      heap->in_slow_path = false;
-    }
+    if (state == HeapState::frozen || heap->in_slow_path) drop_caches_in_child(*heap);
     if (state != HeapState::thread_owned) continue;
     heap->state.store(HeapState::orphan, std::memory_order_relaxed);
     heap->next_free = registry.orphans;
