@@ -55,11 +55,12 @@ def all_ways(options):
             with kernel.zswap(is_zswap), kernel.swap_file(size):
                 yield
         return settings
-    return [Way('unlimited'), Way('glebe lz4', paged=['page_codec=lz4']), Way('glebe zstd',
-                                                                              paged=['page_codec=zstd']),
-            Way('glebe file', paged=['page_codec=lz4', f'page_directory={options.pages}']),
-            Way('swap file', with_file(False)), Way('zswap', with_file(True)), Way('zram',
-                                                                                   lambda: kernel.zram(size))]
+    # Direct I/O, as the kernel's swap: not through the page cache.
+    files = ['page_codec=lz4', f'page_directory={options.pages}', 'page_direct_io=1']
+    return [Way('unlimited'), Way('glebe lz4', paged=['page_codec=lz4']),
+            Way('glebe zstd', paged=['page_codec=zstd']), Way('glebe file', paged=files),
+            Way('swap file', with_file(False)), Way('zswap', with_file(True)),
+            Way('zram', lambda: kernel.zram(size))]
 
 
 def usable(ways):
@@ -84,7 +85,6 @@ class Run:
         self.way = way
         self.cgroup = kernel.Cgroup(budget if way.is_kernel() else None)
         self.environment = {k: v for k, v in os.environ.items() if k not in ('LD_PRELOAD', 'GLEBE_OPTIONS')}
-        self.environment['PYTHONMALLOC'] = 'malloc'  # not the interpreter's own allocator over mmap
         if not (options.kernel_allocator == 'libc' and way.is_kernel()):
             self.environment['LD_PRELOAD'] = options.library
         self.stats = tempfile.mkdtemp(prefix='glebe-bench-stats-')

@@ -54,7 +54,7 @@ struct Object {
   }
 };
 
-// The table of pointers is in memory of its own, so that a paging allocator pages the objects only.
+// The table of pointers comes from mmap, so that reading it touches no page of the objects.
 class Objects {
  public:
   explicit Objects(std::size_t bytes) : random_(1) {

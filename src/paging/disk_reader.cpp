@@ -96,9 +96,10 @@ bool finish_page(const Reader& reader, unsigned index, const Fault& fault) noexc
   const ObjectRead& read = reader.reads[index];
   const bool is_wanted = page == fault.page;
   if (!(pager.table.get(page) == old)) {
-    // Freed while it was read: the object was left to us.
-    if (!fill_with_zeros(page, is_wanted && fault.is_write)) return false;
+    // Freed while it was read, and perhaps used again since: the object was left to us, and who waits for the
+    // page asks again.
     pager.store(old.store()).drop(old.handle());
+    pager.faults.wake(pager.table.address_of(page), kPageBytes);
     return true;
   }
   if (read.result != GetResult::ok) {
