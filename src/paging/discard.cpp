@@ -90,7 +90,7 @@ bool is_room_short() noexcept {
 }
 
 void wait_for_room(std::uint64_t limit_ns) noexcept {
-  constexpr std::uint64_t kRoundNs = 1'000'000;
+  constexpr std::uint64_t kRoundNs = 200'000;
   constexpr std::uint64_t kPauseMs = 2'000;
   constexpr std::uint64_t kNsPerPage = 10'000'000;  // slower than 100 pages a second is not worth waiting for
   if (!is_room_short()) return;

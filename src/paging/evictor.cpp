@@ -505,7 +505,7 @@ void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t n
   if (used < budget - budget / 4) return;
   const std::uint32_t lost = pager.lost_units.load(std::memory_order_relaxed);
   const bool is_first = !pager.is_all_watched.load(std::memory_order_relaxed);
-  if (!is_first && (lost == seen_lost_ || now_ms - last_watch_ms_ < kAgainMs)) return;
+  if (now_ms - last_watch_ms_ < kAgainMs || (!is_first && lost == seen_lost_)) return;
   seen_lost_ = lost;
   last_watch_ms_ = now_ms;
   if (!watch_staging()) return;

@@ -38,7 +38,7 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   // Below the budget, so that nobody has to wait for room all the time.
   const std::size_t slack = std::min<std::size_t>(budget / 64, 4 * kMiB);
   if (used + slack <= budget) return false;
-  constexpr std::uint64_t kRoundPages = 512;
+  constexpr std::uint64_t kRoundPages = 128;
   give_back_free_memory();
   const std::uint64_t wanted = std::min(kRoundPages, (used + 2 * slack - budget) / kPageBytes + 16);
   // Small: a page that is staged costs a fault although it is in RAM, and which pages come back soon is known
