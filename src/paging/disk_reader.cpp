@@ -194,12 +194,12 @@ void run_disk_reader(void* reading_argument) noexcept {
 }  // namespace
 
 bool leave_to_disk_readers(Fault& fault) noexcept {
-  const PageWord word = pager.table.get(fault.page);
-  fault.old = word.with(PageWord::kBusy);
+  fault.old = pager.table.get(fault.page).with(PageWord::kBusy);
+  // In the queue before the mark, so that a forked child that has the mark finds it there. Whoever takes it
+  // out waits for our lock.
+  if (!disk_queue.push(fault)) return false;
   pager.table.set(fault.page, fault.old);
-  if (disk_queue.push(fault)) return true;
-  pager.table.set(fault.page, word);
-  return false;
+  return true;
 }
 
 bool start_disk_readers() noexcept {

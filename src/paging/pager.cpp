@@ -174,6 +174,7 @@ const Missing* boot() noexcept {
   if (const Missing* reason = open_descriptors()) return reason;
   if (const Missing* reason = open_store(pager.own_store)) return reason;
   if (const Missing* reason = start_threads()) return reason;
+  if (!open_children_sockets()) return &kNoThreads;
   open_gate();
   return nullptr;
 }
@@ -181,11 +182,14 @@ const Missing* boot() noexcept {
 const Missing* boot_in_child() noexcept {
   alignas(64) static constinit std::byte buffer[kPageBytes];
   if (!os::take_private_descriptors()) return &kNoDescriptors;
+  // The threads first: making them touches memory of libc, which comes from the heap and may be out. As long
+  // as only the parent has the descriptor of our faults, it answers, or its end is noticed.
+  if (const Missing* reason = start_threads()) return reason;
   Takeover takeover;
   if (!takeover.find_ours(buffer)) return &kNoParent;
   const Missing* reason = open_descriptors();
   open_childs_store();
-  if (reason == nullptr) reason = start_threads();
+  if (reason == nullptr && !open_children_sockets()) reason = &kNoThreads;
   if (reason != nullptr) {
     pager.faults.close();  // the parent goes on answering; with ours open, its end would leave faults without
                            // an answer
@@ -366,8 +370,10 @@ PagerStats pager_stats() noexcept {
   PagerStats stats = {};
   stats.mode = pager_mode();
   if (stats.mode == PagerMode::off) return stats;
-  const StoreStats store =
-      stats.mode == PagerMode::uffd ? pager.store(pager.own_store).stats() : StoreStats{};
+  // A forked child that had nothing out goes on while its store is being opened. Acquire: it is open.
+  const bool has_store =
+      stats.mode == PagerMode::uffd && pager.ready.load(std::memory_order_acquire) == kRunning;
+  const StoreStats store = has_store ? pager.store(pager.own_store).stats() : StoreStats{};
   const std::uint64_t staged = pager.staged_pages.load(kRelaxed), out = pager.out_pages.load(kRelaxed);
   stats.budget_bytes = pager.budget_bytes.load(kRelaxed);
   stats.saved_bytes_peak = pager.saved.peak();

@@ -510,14 +510,17 @@ bool set_fork_hooks() noexcept {
   return os::set_fork_hooks(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-bool start_children_server() noexcept {
+bool open_children_sockets() noexcept {
   children.event = os::make_event();
   children.name = os::entropy();
   children.listener = os::listen_by_name(children.name);
+  return children.event >= 0 && children.listener >= 0;
+}
+
+bool start_children_server() noexcept {
   const std::size_t bytes = align_up(sizeof(ChildrenServer), os::page_bytes());
   void* memory = os::reserve(bytes, os::page_bytes());
-  if (children.event < 0 || children.listener < 0 || memory == nullptr || !os::commit(memory, bytes))
-    return false;
+  if (memory == nullptr || !os::commit(memory, bytes)) return false;
   auto* server = new (memory) ChildrenServer;
   return server->scratch.open(pager.options.codec) &&
          os::start_service_thread(run_children_server, server, "glebe-forks") &&

@@ -136,6 +136,7 @@ void forget_batch_in_child() noexcept;  // evictor.cpp
 
 // pager_fork.cpp
 [[nodiscard]] bool start_children_server() noexcept;
+[[nodiscard]] bool open_children_sockets() noexcept;  // before the gate opens
 void adopt_child(int descriptor) noexcept;  // by the thread that read the fork event
 [[nodiscard]] bool set_fork_hooks() noexcept;
 
