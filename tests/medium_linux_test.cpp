@@ -127,8 +127,10 @@ int check_odd_region(std::size_t shift_bytes) {
   if (glebe::os::reserve(shift_bytes, glebe::vm::kChunkBytes) == nullptr) return __LINE__;
   constexpr std::size_t kLargest = glebe::heap::kMediumMaxBytes;
   const unsigned regions_before = glebe::vm::region_count.load();
-  glebe::vm::regions[0].frozen = true;                         // as if it were full
-  glebe::vm::requested_chunk_space_bytes = 512 * glebe::kMiB;  // such a region is aligned to chunks only
+  glebe::vm::regions[0].frozen = true;  // as if it were full
+  // A region that is aligned to chunks only; where it has a part in front that is aligned further, that is as
+  // long as the chunk space.
+  glebe::vm::requested_chunk_space_bytes = 512 * glebe::kMiB + shift_bytes % glebe::kGiB;
   for (unsigned i = 0; i < 4; ++i) {
     for (std::size_t align = 4096; align <= kLargest; align *= 2) {
       bool is_zero = false;

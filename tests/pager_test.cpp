@@ -206,7 +206,7 @@ int forks_during_reads(const char* directory) {
   options.directory = directory;
   if (start_pager(options) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(5 * kBudget);
-  if (!eventually([] { return pager_stats().file_bytes > 4 * kMiB; })) return 2;
+  if (!eventually([] { return pager_stats().file_bytes > kBudget / 16; })) return 2;
   std::atomic<bool> stop{false};
   std::atomic<std::size_t> wrong{0};
   std::vector<std::thread> readers;
@@ -486,6 +486,10 @@ TEST_CASE("Forked children and their children see every byte and serve themselve
 
 TEST_CASE("A child does not wait for reads and writes that its parent had under way", "[paging]") {
   if (!may_page()) return;
+  if (kHasShadow) {
+    WARN("not under a sanitizer, whose runtime a fork among faulting threads can leave locked");
+    return;
+  }
   CHECK(in_child([] { return forks_during_reads("/var/tmp"); }) == 0);
 }
 
