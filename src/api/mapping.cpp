@@ -203,6 +203,7 @@ EXPORTED void* glebe_map(void* address, std::size_t size_bytes, int protection, 
 EXPORTED void* glebe_map64(void* address, std::size_t size_bytes, int protection, int flags, int descriptor,
                            std::int64_t offset) noexcept __asm__("mmap64");
 
+// NOLINTBEGIN(readability-function-size): six parameters, as mmap(2) has.
 void* glebe_map(void* address, std::size_t size_bytes, int protection, int flags, int descriptor,
                 std::int64_t offset) noexcept {
   return reinterpret_cast<void*>(
@@ -212,6 +213,7 @@ void* glebe_map64(void* address, std::size_t size_bytes, int protection, int fla
                   std::int64_t offset) noexcept {
   return glebe_map(address, size_bytes, protection, flags, descriptor, offset);
 }
+// NOLINTEND(readability-function-size)
 
 EXPORTED int munmap(void* address, std::size_t size_bytes) noexcept {
   return static_cast<int>(answer_or_errno(unmap(address, size_bytes)));

@@ -191,11 +191,10 @@ unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noex
       // Locked or protected memory, or the border of two mappings of the kernel: smaller steps find where.
       constexpr unsigned kRefusalsMax = 16;
       if (++refusals == kRefusalsMax) break;
-      const unsigned half = (stop - begin) / 2;
-      if (half != 0) {
-        stop = end_of_candidates(span, begin, begin + half);
-        continue;
-      }
+    }
+    if (const unsigned half = (stop - begin) / 2; result == -EINVAL && half != 0) {
+      stop = end_of_candidates(span, begin, begin + half);
+      continue;
     }
     if (result <= 0 && result != -ENOENT && result != -EEXIST) {
       count(pager.counters.refused_pages);
@@ -321,13 +320,11 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
     if (found < 0) return 0;
     moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
     // Also when enough was moved: what follows a range is our own notes, and must never go out.
-    if (hand_ >= end) {
-      if (!is_first) {
-        ++turns;
-        pager.victims.end_turn();
-      }
-      hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
-    }
+    if (hand_ < end) continue;
+    hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
+    if (is_first) continue;
+    ++turns;
+    pager.victims.end_turn();
   }
   return static_cast<unsigned>(moved);
 }
