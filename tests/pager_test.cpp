@@ -487,7 +487,7 @@ TEST_CASE("Forked children and their children see every byte and serve themselve
 TEST_CASE("A child does not wait for reads and writes that its parent had under way", "[paging]") {
   if (!may_page()) return;
   if (kHasShadow) {
-    WARN("not under a sanitizer, whose runtime a fork among faulting threads can leave locked");
+    WARN("not under a sanitizer: it has stopped there without an end, for a reason that is not known yet");
     return;
   }
   CHECK(in_child([] { return forks_during_reads("/var/tmp"); }) == 0);
