@@ -9,9 +9,9 @@
 #include <cerrno>
 
 #include "platform/process.h"
-#include "platform/vm.h"
 #include "src/base/check.h"
 #include "src/paging/fault_queue.h"
+#include "src/paging/own_memory.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
 
@@ -74,18 +74,11 @@ struct Reader {
   ObjectRead reads[kGroupPages] = {};
   alignas(64) std::byte buffer[kGroupBytes];
 };
-static_assert(alignof(Reader) <= 4096);
 
 Reader* make_reader() noexcept {
-  const std::size_t bytes = align_up(sizeof(Reader), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr || !os::commit(memory, bytes)) return nullptr;
-  auto* reader = new (memory) Reader;
+  auto* reader = make_own<Reader>();
+  if (reader == nullptr) return nullptr;
   return reader->scratch.open(pager.options.codec) && reader->room.open() ? reader : nullptr;
-}
-
-bool is_on_file(PageWord word) noexcept {
-  return word.state() == PageState::stored && Store::is_on_file(word.handle());
 }
 
 // A page that was read goes in place, unless it was freed or changed meanwhile. Lock of the group held.
@@ -148,7 +141,7 @@ void plan_for(Reader& reader, const Fault& fault) noexcept {
   for (unsigned i = 1; i < kGroupPages; ++i) {
     const std::uint64_t page = group * kGroupPages + (fault.page + i) % kGroupPages;
     const PageWord word = pager.table.get(page);
-    if (!is_on_file(word) || word.is(PageWord::kBusy) || word.store() != fault.old.store()) continue;
+    if (!word.is_on_file() || word.is(PageWord::kBusy) || word.store() != fault.old.store()) continue;
     if (!has_probe) {
       probes.set(page);
       if (!is_worth_it) return;

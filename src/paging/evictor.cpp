@@ -18,10 +18,10 @@
 #include "src/heap/reclaim.h"
 #include "src/heap/small.h"
 #include "src/paging/evictor.h"
+#include "src/paging/own_memory.h"
 #include "src/paging/pager_fork.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/ledger.h"
-#include "src/vm/pageable.h"
 
 namespace glebe::paging {
 namespace {
@@ -88,10 +88,8 @@ bool watch_unit(std::uint64_t page) noexcept {
 }  // namespace
 
 bool GroupQueue::open(std::uint64_t capacity) noexcept {
-  const std::size_t bytes = capacity * sizeof(std::uint64_t);
-  void* base = os::reserve(bytes, os::page_bytes());
-  if (base == nullptr || !os::commit(base, bytes)) return false;
-  ring_ = static_cast<std::uint64_t*>(base);
+  ring_ = static_cast<std::uint64_t*>(map_own(capacity * sizeof *ring_));
+  if (ring_ == nullptr) return false;
   capacity_ = capacity;
   return true;
 }
@@ -541,10 +539,9 @@ void forget_batch_in_child() noexcept {
 }
 
 bool start_evictor() noexcept {
-  const std::size_t bytes = align_up(sizeof(Evictor), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr || !os::commit(memory, bytes)) return false;
-  evictor = new (memory) Evictor;
+  auto* made = make_own<Evictor>();
+  if (made == nullptr) return false;
+  evictor = made;
   if (!evictor->open()) return false;
   return os::start_service_thread(
       [](void* started) {

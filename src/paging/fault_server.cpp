@@ -9,15 +9,12 @@
 //
 // While a fork is under way the kernel refuses to put pages in place until somebody reads the event of the
 // fork. So a server that is refused never waits: it lays the fault aside and reads on.
-#include <cerrno>
-
 #include "platform/process.h"
 #include "platform/service.h"
 #include "platform/thread.h"
-#include "platform/vm.h"
 #include "src/base/check.h"
-#include "src/base/text.h"
 #include "src/paging/fault_queue.h"
+#include "src/paging/own_memory.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
 
@@ -34,20 +31,16 @@ struct Server {
   Scratch scratch;
   alignas(64) std::byte buffer[kPageBytes];
 };
-static_assert(alignof(Server) <= 4096);
 
 Server* make_server() noexcept {
-  const std::size_t bytes = align_up(sizeof(Server), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr || !os::commit(memory, bytes)) return nullptr;
-  auto* server = new (memory) Server;
-  return server->scratch.open(pager.options.codec) ? server : nullptr;
+  auto* server = make_own<Server>();
+  return server != nullptr && server->scratch.open(pager.options.codec) ? server : nullptr;
 }
 
-// Answers a fault whose group is locked, and unlocks it. False: a fork is under way, nothing was done.
+// Answers a fault. Lock of its group held. False: a fork is under way, nothing was done.
 bool answer_locked(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
   const PageWord word = pager.table.get(fault.page);
-  if (word.state() == PageState::stored && Store::is_on_file(word.handle())) {
+  if (word.is_on_file()) {
     // When a disk reader is at it already, that one wakes everybody.
     return word.is(PageWord::kBusy) || leave_to_disk_readers(fault);
   }

@@ -3,19 +3,14 @@
 #include "platform/fault.h"
 #include "platform/thread.h"
 #include "platform/vm.h"
+#include "src/paging/own_memory.h"
 
 namespace glebe::paging {
 namespace {
 
-// Memory that is committed and touched nowhere: the system gives pages as they are written.
 template <class Record>
 Record* open_table(std::size_t count) noexcept {
-  const std::size_t bytes = align_up(count * sizeof(Record), vm::kPageBytes);
-  void* base = os::reserve(bytes, os::page_bytes());
-  if (base == nullptr) return nullptr;
-  if (os::commit(base, bytes)) return static_cast<Record*>(base);
-  os::release(base, bytes);
-  return nullptr;
+  return static_cast<Record*>(map_own(count * sizeof(Record)));
 }
 
 template <class Record>

@@ -42,6 +42,9 @@ struct PageWord {
   [[nodiscard]] unsigned store() const noexcept { return static_cast<unsigned>(bits >> kStoreShift & 7); }
   [[nodiscard]] bool is(std::uint64_t flag) const noexcept { return (bits & flag) != 0; }
   [[nodiscard]] bool is_out() const noexcept { return state() != PageState::resident; }
+  [[nodiscard]] bool is_on_file() const noexcept {
+    return state() == PageState::stored && Store::is_on_file(handle());
+  }
   // resident: how often the clock hand has to pass before the page is taken.
   [[nodiscard]] unsigned chances() const noexcept { return static_cast<unsigned>(bits & 3); }
 

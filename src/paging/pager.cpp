@@ -349,8 +349,7 @@ void note_back(std::uint64_t page) noexcept {
 void leave_out(std::uint64_t page, PageWord old, PageWord next) noexcept {
   note_back(page);
   // A disk reader that is at it gives the object up itself.
-  const bool is_left =
-      old.is(PageWord::kBusy) && old.state() == PageState::stored && Store::is_on_file(old.handle());
+  const bool is_left = old.is(PageWord::kBusy) && old.is_on_file();
   if (old.state() == PageState::zero || is_left) return pager.table.set(page, next);
   // The entry first: a child that sees the bit finds the entry too.
   pager.journal.append(page, old.without(PageWord::kBusy),

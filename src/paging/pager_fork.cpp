@@ -22,6 +22,7 @@
 #include "platform/vm.h"
 #include "src/base/check.h"
 #include "src/paging/mapped_zone.h"
+#include "src/paging/own_memory.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
 
@@ -518,11 +519,8 @@ bool open_children_sockets() noexcept {
 }
 
 bool start_children_server() noexcept {
-  const std::size_t bytes = align_up(sizeof(ChildrenServer), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr || !os::commit(memory, bytes)) return false;
-  auto* server = new (memory) ChildrenServer;
-  return server->scratch.open(pager.options.codec) &&
+  auto* server = make_own<ChildrenServer>();
+  return server != nullptr && server->scratch.open(pager.options.codec) &&
          os::start_service_thread(run_children_server, server, "glebe-forks") &&
          os::start_service_thread(run_handover, nullptr, "glebe-handover");
 }

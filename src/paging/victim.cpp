@@ -4,8 +4,8 @@
 #include <bit>
 
 #include "platform/fault.h"
-#include "platform/vm.h"
 #include "src/base/bits.h"
+#include "src/paging/own_memory.h"
 
 namespace glebe::paging {
 namespace {
@@ -22,17 +22,12 @@ bool VictimOrder::open(VictimKind kind, const Groups& groups,
   const std::uint64_t entries_bytes = has_words ? sizeof *words_ : groups.pages * sizeof *epochs_;
   if (!has_words && kind != VictimKind::clock) return true;
   table_bytes_ = align_up(groups.count * entries_bytes, os::page_bytes());
-  void* base = os::reserve(table_bytes_, os::page_bytes());
-  if (base == nullptr) return false;
-  if (!os::commit(base, table_bytes_)) {
-    os::release(base, table_bytes_);
-    return false;
-  }
-  table_ = base;
+  table_ = map_own(table_bytes_);
+  if (table_ == nullptr) return false;
   if (has_words) {
-    words_ = static_cast<std::atomic<std::uint32_t>*>(base);
+    words_ = static_cast<std::atomic<std::uint32_t>*>(table_);
   } else {
-    epochs_ = static_cast<std::atomic<std::uint8_t>*>(base);
+    epochs_ = static_cast<std::atomic<std::uint8_t>*>(table_);
   }
   return true;
 }
@@ -51,8 +46,7 @@ void VictimOrder::note_moved_on(std::uint64_t page) noexcept {
 
 bool VictimOrder::went_just_now(std::uint64_t page) const noexcept {
   if (epochs_ == nullptr) return false;
-  const unsigned then = epochs_[page].load(kRelaxed);
-  return then != 0 && (epoch() + UINT8_MAX - then) % UINT8_MAX <= 1;
+  return is_within(epochs_[page].load(kRelaxed), 1);
 }
 
 bool VictimOrder::went_lately(std::uint64_t page) const noexcept {

@@ -64,8 +64,7 @@ class VictimOrder {
   // never; lately is half as many pages ago as are resident.
   [[nodiscard]] std::uint8_t epoch() const noexcept { return epoch_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool is_lately(unsigned then) const noexcept {
-    constexpr unsigned kLately = kEpochsOfResident / 2;
-    return then != 0 && (epoch() + UINT8_MAX - then) % UINT8_MAX <= kLately;
+    return is_within(then, kEpochsOfResident / 2);
   }
 
   // Whether the page went, or moved on to a file, in this epoch or the last.
@@ -93,6 +92,9 @@ class VictimOrder {
  private:
   [[nodiscard]] bool is_ranked() const noexcept {
     return kind_ == VictimKind::lru || kind_ == VictimKind::oldest || kind_ == VictimKind::largest;
+  }
+  [[nodiscard]] bool is_within(unsigned then, unsigned epochs) const noexcept {
+    return then != 0 && (epoch() + UINT8_MAX - then) % UINT8_MAX <= epochs;
   }
   [[nodiscard]] bool went_lately(std::uint64_t page) const noexcept;
   [[nodiscard]] bool use_chance(std::atomic<std::uint32_t>& chances) const noexcept;

@@ -1,0 +1,31 @@
+// Memory of the pager's own (namespace glebe::paging): mapped, zero, never in the heap and never given back;
+// the system gives pages as they are written. For tables, and for what one thread of the pager works with.
+#pragma once
+
+#include <cstddef>
+#include <new>
+
+#include "platform/process.h"
+#include "platform/vm.h"
+#include "src/base/bits.h"
+
+namespace glebe::paging {
+
+// At least `size_bytes`, page aligned. nullptr: no addresses, or no commit charge.
+[[nodiscard]] inline void* map_own(std::size_t size_bytes) noexcept {
+  const std::size_t bytes = align_up(size_bytes, os::page_bytes());
+  void* base = os::reserve(bytes, os::page_bytes());
+  if (base == nullptr || os::commit(base, bytes)) return base;
+  os::release(base, bytes);
+  return nullptr;
+}
+
+// An object that is never destroyed. nullptr as above.
+template <class Object>
+[[nodiscard]] Object* make_own() noexcept {
+  static_assert(alignof(Object) <= 4096);
+  void* memory = map_own(sizeof(Object));
+  return memory != nullptr ? new (memory) Object : nullptr;
+}
+
+}  // namespace glebe::paging
