@@ -18,6 +18,7 @@ struct FaultEvent {
   Kind kind;
   bool is_write;
   std::uintptr_t address;  // page_fault: start of the page
+  int thread;              // page_fault: that waits, as gettid(2) numbers it
   int child;               // forked: a new descriptor, the child's faults and memory; ours to close
 };
 
@@ -30,6 +31,9 @@ enum class FaultSupport : std::uint8_t {
   no_move,        // Linux before 6.8
   other,
 };
+
+// Whether who waits for a page that is put in place is woken at once, or by wake() later.
+enum class Wake : std::uint8_t { now, later };
 
 class UserFault {
  public:
@@ -52,14 +56,21 @@ class UserFault {
   // Moves whole pages of a private anonymous mapping to a place where none are, atomically: afterwards the
   // source is missing. Returns bytes moved (possibly fewer than asked for) or -errno when none was: -EBUSY
   // when the first page is pinned or shared with another process, -ENOENT when there is none, -EEXIST when
-  // the destination has one. Wakes who waits for the destination. With holes, pages that are missing in the
-  // source are passed over and count as moved.
-  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes,
-                          bool with_holes = false) const noexcept;
-  // Puts pages with contents in place and wakes who waits for them. -EEXIST: there is one already (nobody is
-  // woken). -ESRCH: the process is gone.
-  [[nodiscard]] int copy(void* to, const void* from, std::size_t size_bytes) const noexcept;
-  [[nodiscard]] int zero(void* to, std::size_t size_bytes) const noexcept;
+  // the destination has one. With holes, pages that are missing in the source are passed over and count as
+  // moved.
+  struct MoveHow {
+    bool with_holes = false;
+    Wake wake = Wake::now;
+  };
+  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes, MoveHow how) const noexcept;
+  [[nodiscard]] long move(void* to, void* from, std::size_t size_bytes) const noexcept {
+    return move(to, from, size_bytes, MoveHow{});
+  }
+  // Puts pages with contents in place. -EEXIST: there is one already (nobody is woken). -ESRCH: the process
+  // is gone.
+  [[nodiscard]] int copy(void* to, const void* from, std::size_t size_bytes,
+                         Wake wake = Wake::now) const noexcept;
+  [[nodiscard]] int zero(void* to, std::size_t size_bytes, Wake wake = Wake::now) const noexcept;
   // Accesses to the page end in SIGBUS from now on.
   int poison(void* page, std::size_t size_bytes) const noexcept;
   void wake(void* base, std::size_t size_bytes) const noexcept;

@@ -23,10 +23,6 @@ namespace glebe::os {
 // table. (unshare(2), CLONE_FILES.) False: refused; then the table is still the program's.
 [[nodiscard]] bool take_private_descriptors() noexcept;
 
-// Asks the scheduler to run the calling thread soon after it is woken: short slices (sched_setattr(2), Linux
-// 6.12), and a better nice value where the process may have one. Hints.
-void answer_quickly() noexcept;
-
 // Sleeps until `word` is not `expected` any more and somebody woke it, or the time is over. (futex(2),
 // private.)
 void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept;

@@ -203,6 +203,7 @@ typedef struct glebe_stats {
   uint64_t paging_mapped_bytes;
   uint64_t paging_maps;
   uint64_t paging_maps_refused;
+  uint64_t paging_follows;
 } glebe_stats;
 
 // Fills the fields that fit in stats->struct_bytes and keeps that number. Returns 0, or -1 and errno EINVAL

@@ -24,7 +24,8 @@ struct MoveRequest {
   std::uint64_t to, from, size_bytes, mode;
   std::int64_t moved;
 };
-constexpr std::uint64_t kAllowHoles = 2;  // UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+// UFFDIO_MOVE_MODE_DONTWAKE and UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+constexpr std::uint64_t kMoveWakesNobody = 1, kAllowHoles = 2;
 constexpr unsigned long kMove = _IOWR(UFFDIO, 0x05, MoveRequest);
 
 struct PoisonRequest {
@@ -78,7 +79,7 @@ FaultSupport UserFault::open() noexcept {
   }
   uffdio_api api = {};
   api.api = UFFD_API;
-  api.features = UFFD_FEATURE_EVENT_FORK | kFeatureMove;
+  api.features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_THREAD_ID | kFeatureMove;
   if (::ioctl(descriptor, UFFDIO_API, &api) == 0) {
     descriptor_ = descriptor;
     return FaultSupport::full;
@@ -111,19 +112,22 @@ int UserFault::unwatch(void* base, std::size_t size_bytes) const noexcept {
   return control(descriptor_, UFFDIO_UNREGISTER, range);
 }
 
-long UserFault::move(void* to, void* from, std::size_t size_bytes, bool with_holes) const noexcept {
-  MoveRequest request = {word(to), word(from), size_bytes, with_holes ? kAllowHoles : 0, 0};
+long UserFault::move(void* to, void* from, std::size_t size_bytes, MoveHow how) const noexcept {
+  const std::uint64_t mode =
+      (how.with_holes ? kAllowHoles : 0) | (how.wake == Wake::later ? kMoveWakesNobody : 0);
+  MoveRequest request = {word(to), word(from), size_bytes, mode, 0};
   const int result = control(descriptor_, kMove, request);
   return result == 0 || request.moved > 0 ? static_cast<long>(request.moved) : result;
 }
 
-int UserFault::copy(void* to, const void* from, std::size_t size_bytes) const noexcept {
+int UserFault::copy(void* to, const void* from, std::size_t size_bytes, Wake wake) const noexcept {
   std::size_t done = 0;
   while (done < size_bytes) {
     uffdio_copy request = {};
     request.dst = word(to) + done;
     request.src = word(from) + done;
     request.len = size_bytes - done;
+    request.mode = wake == Wake::later ? UFFDIO_COPY_MODE_DONTWAKE : 0;
     const int result = control(descriptor_, UFFDIO_COPY, request);
     if (result == 0) return 0;
     if (request.copy <= 0) return result;
@@ -132,9 +136,10 @@ int UserFault::copy(void* to, const void* from, std::size_t size_bytes) const no
   return 0;
 }
 
-int UserFault::zero(void* to, std::size_t size_bytes) const noexcept {
+int UserFault::zero(void* to, std::size_t size_bytes, Wake wake) const noexcept {
   uffdio_zeropage request = {};
   request.range = {word(to), size_bytes};
+  request.mode = wake == Wake::later ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0;
   return control(descriptor_, UFFDIO_ZEROPAGE, request);
 }
 
@@ -157,10 +162,11 @@ unsigned UserFault::read_events(FaultEvent* events, unsigned count) const noexce
   const auto got = static_cast<unsigned>(static_cast<std::size_t>(bytes) / sizeof messages[0]);
   for (unsigned i = 0; i < got; ++i) {
     const uffd_msg& message = messages[i];
-    events[i] = {FaultEvent::Kind::other, false, 0, -1};
+    events[i] = {FaultEvent::Kind::other, false, 0, 0, -1};
     if (message.event == UFFD_EVENT_PAGEFAULT) {
       events[i].kind = FaultEvent::Kind::page_fault;
       events[i].address = message.arg.pagefault.address & ~std::uintptr_t{4095};
+      events[i].thread = static_cast<int>(message.arg.pagefault.feat.ptid);
       events[i].is_write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
     } else if (message.event == UFFD_EVENT_FORK) {
       events[i].kind = FaultEvent::Kind::forked;

@@ -5,11 +5,9 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -120,23 +118,6 @@ bool take_private_descriptors() noexcept {
   if (::syscall(kCloseRange, 0u, ~0u, 0u) == 0) return true;
   for (int i = 0; i < 65536; ++i) ::close(i);
   return true;
-}
-
-void answer_quickly() noexcept {
-  const ErrnoScope errno_scope;
-  constexpr int kNice = -10;
-  constexpr std::uint64_t kSliceNs = 100'000;
-  // As the kernel has it in its first version; libc of Debian 12 does not declare it.
-  struct {
-    std::uint32_t size, policy;
-    std::uint64_t flags;
-    std::int32_t nice;
-    std::uint32_t priority;
-    std::uint64_t runtime, deadline, period;
-  } attributes = {48, SCHED_OTHER, 0, kNice, 0, kSliceNs, 0, 0};
-  if (::syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return;
-  attributes.nice = ::getpriority(PRIO_PROCESS, 0);
-  ::syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 void wait_on(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {

@@ -142,6 +142,7 @@ void add_paging(Snapshot& to) noexcept {
   to.paging_mapped_bytes = pager.mapped_bytes;
   to.paging_maps = pager.maps;
   to.paging_maps_refused = pager.maps_refused;
+  to.paging_follows = pager.follows;
   to.paging_stall_p50_ns = stall_percentile(pager, 50);
   to.paging_stall_p99_ns = stall_percentile(pager, 99);
   to.paging_saved_peak_bytes = pager.saved_bytes_peak;

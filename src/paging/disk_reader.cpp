@@ -102,7 +102,7 @@ bool finish_page(const Reader& reader, unsigned index, const Fault& fault) noexc
     pager.faults.wake(pager.table.address_of(page), kPageBytes);
     return true;
   }
-  if (put_in_place(page, read.to) == -EAGAIN) return false;
+  if (put_in_place(page, read.to, os::Wake::now) == -EAGAIN) return false;
   count(pager.counters.page_ins);
   count(pager.counters.file_page_ins);
   if (!is_wanted) {

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/service.h"
 #include "platform/vm.h"
 #include "src/base/check.h"
@@ -176,9 +177,9 @@ unsigned Evictor::stage_run(const Span& span, unsigned begin, unsigned end) noex
     mark(span, begin, stop, true);
     const std::uint64_t page = span.first + begin;
     const std::size_t bytes = (stop - begin) * kPageBytes;
-    long result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
+    long result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, {.with_holes = true});
     if (result == -EBUSY && unshare(page, candidates_from(span, begin, stop))) {
-      result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, true);
+      result = pager.faults.move(pager.staged(page), table.address_of(page), bytes, {.with_holes = true});
     }
     const unsigned done = result > 0 ? static_cast<unsigned>(result / static_cast<long>(kPageBytes)) : 0;
     mark(span, begin + done, stop, false);
@@ -546,7 +547,8 @@ bool start_evictor() noexcept {
   return os::start_service_thread(
       [](void* started) {
         wait_at_gate();
-        os::answer_quickly();
+        os::answer_quickly(0);
+        pager.evictor_thread.store(os::current_thread(), std::memory_order_relaxed);
         static_cast<Evictor*>(started)->run();
       },
       evictor, "glebe-evict");

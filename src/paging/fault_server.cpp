@@ -10,10 +10,12 @@
 // While a fork is under way the kernel refuses to put pages in place until somebody reads the event of the
 // fork. So a server that is refused never waits: it lays the fault aside and reads on.
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/service.h"
 #include "platform/thread.h"
 #include "src/base/check.h"
 #include "src/paging/fault_queue.h"
+#include "src/paging/follower.h"
 #include "src/paging/own_memory.h"
 #include "src/paging/page_in.h"
 #include "src/paging/pager_state.h"
@@ -37,23 +39,32 @@ Server* make_server() noexcept {
   return server != nullptr && server->scratch.open(pager.options.codec) ? server : nullptr;
 }
 
-// Answers a fault. Lock of its group held. False: a fork is under way, nothing was done.
-bool answer_locked(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
+// With the lock of the group, which is let go: answers a fault, and wakes who waits. In this order, because
+// the woken thread may run in place of this one at once. False: a fork is under way, nothing was done.
+bool answer_and_unlock(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
+  const std::uint64_t group = fault.page / kGroupPages;
   const PageWord word = pager.table.get(fault.page);
   if (word.is_on_file()) {
     // When a disk reader is at it already, that one wakes everybody.
-    return word.is(PageWord::kBusy) || leave_to_disk_readers(fault);
+    const bool is_left = word.is(PageWord::kBusy) || leave_to_disk_readers(fault);
+    pager.table.unlock(group);
+    return is_left;
   }
   const PageIn result = page_in(fault.page, fault.is_write, scratch, buffer);
+  pager.table.unlock(group);
   if (result == PageIn::later) return false;
-  if (result == PageIn::expanded) read_ahead(fault.page, scratch, buffer);
   note_answered(fault);
+  pager.faults.wake(pager.table.address_of(fault.page), kPageBytes);
+  if (result == PageIn::expanded && pager.table.try_lock(group)) {
+    read_ahead(fault.page, scratch, buffer);
+    pager.table.unlock(group);
+  }
   return true;
 }
 
 bool answer(Fault& fault, Scratch& scratch, std::byte* buffer) noexcept {
-  GroupLock hold(pager.table, fault.page / kGroupPages);
-  return answer_locked(fault, scratch, buffer);
+  pager.table.lock(fault.page / kGroupPages);
+  return answer_and_unlock(fault, scratch, buffer);
 }
 
 void postpone(const Fault& fault, Server& server) noexcept {
@@ -73,9 +84,7 @@ void take_fault(Fault& fault, bool is_alone, Server& server) noexcept {
     if (help_queue.push(fault)) return;
     pager.table.lock(group);
   }
-  const bool is_answered = answer_locked(fault, server.scratch, server.buffer);
-  pager.table.unlock(group);
-  if (!is_answered) postpone(fault, server);
+  if (!answer_and_unlock(fault, server.scratch, server.buffer)) postpone(fault, server);
 }
 
 void take_event(const os::FaultEvent& event, bool is_alone, Server& server) noexcept {
@@ -90,13 +99,15 @@ void take_event(const os::FaultEvent& event, bool is_alone, Server& server) noex
     return;
   }
   count(pager.counters.faults);
+  follower.note_fault(event.thread);
   Fault fault = {pager.table.page_of(address), os::clock_fine_ns(), {}, event.is_write};
   take_fault(fault, is_alone, server);
 }
 
 void run_listener(void*) noexcept {
   wait_at_gate();
-  os::answer_quickly();
+  os::answer_quickly(0);
+  follower.start(os::current_thread());
   Server* server = make_server();
   CHECK(server != nullptr);
   for (;;) {
@@ -111,7 +122,7 @@ void run_listener(void*) noexcept {
 
 void run_helper(void*) noexcept {
   wait_at_gate();
-  os::answer_quickly();
+  os::answer_quickly(0);
   Server* server = make_server();
   CHECK(server != nullptr);
   for (;;) {
@@ -133,6 +144,11 @@ void run_brake(void*) noexcept {
     if (waited < kWaitNs) wait_for_room(kWaitNs - waited);
     if (!answer(fault, server->scratch, server->buffer)) postpone(fault, *server);
   }
+}
+
+void run_follower(void*) noexcept {
+  wait_at_gate();
+  follower.run();
 }
 
 bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) noexcept {
@@ -159,7 +175,8 @@ bool start_fault_servers() noexcept {
   // At least one, for what the listener must not wait for.
   if (helpers < 1) helpers = 1;
   return start_threads(run_helper, helpers, "glebe-help") && start_threads(run_brake, 1, "glebe-brake") &&
-         start_disk_readers() && start_threads(run_listener, 1, "glebe-fault");
+         start_disk_readers() && start_threads(run_follower, 1, "glebe-follow") &&
+         start_threads(run_listener, 1, "glebe-fault");
 }
 
 void answer_postponed_faults(Scratch& scratch, std::byte* buffer) noexcept {

@@ -43,36 +43,6 @@ unsigned window_for(std::uint64_t page, unsigned window_max) noexcept {
   return 0;
 }
 
-// A staged page moves back; where it is shared with a forked child it is copied, and the staged one stays for
-// a while. One that was purged between the evictor's look and its move left nothing there, which means zeros:
-// whoever reads it there waits for a fault server, and would do so with the lock of the group.
-PageIn take_back(std::uint64_t page, PageWord word, bool is_write) noexcept {
-  std::byte* const address = pager.table.address_of(page);
-  const long moved = pager.faults.move(address, pager.staged(page), kPageBytes);
-  if (moved == -EAGAIN) return PageIn::later;
-  bool is_left = false;
-  if (moved == -EEXIST) {
-    pager.faults.wake(address, kPageBytes);
-    is_left = true;
-  } else if (moved == -ENOENT) {
-    if (!fill_with_zeros(page, is_write)) return PageIn::later;
-  } else if (moved != static_cast<long>(kPageBytes)) {
-    const int error = put_in_place(page, pager.staged(page));
-    if (error == -EAGAIN) return PageIn::later;
-    is_left = true;
-  }
-  count(pager.counters.second_chances);
-  const PageWord next = resident_again(page, Return::staged);
-  if (is_left) {
-    leave_out(page, word.without(PageWord::kBusy), next);
-  } else {
-    note_back(page);
-    pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
-    pager.table.set(page, next);
-  }
-  return PageIn::done;
-}
-
 // Since when the system has refused memory for pages that somebody waits for; 0: it does not.
 constinit std::atomic<std::uint64_t> no_memory_since_ms{0};
 
@@ -105,6 +75,42 @@ int after_filling(std::uint64_t page, int error) noexcept {
   return 0;
 }
 
+// The page reads as zero. False: try again.
+bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept {
+  if (is_write) return put_in_place(page, zero_pages, os::Wake::later) == 0;
+  return after_filling(page, pager.faults.zero(pager.table.address_of(page), kPageBytes, os::Wake::later)) ==
+         0;
+}
+
+// A staged page moves back; where it is shared with a forked child it is copied, and the staged one stays for
+// a while. One that was purged between the evictor's look and its move left nothing there, which means zeros:
+// whoever reads it there waits for a fault server, and would do so with the lock of the group.
+PageIn take_back(std::uint64_t page, PageWord word, bool is_write) noexcept {
+  std::byte* const address = pager.table.address_of(page);
+  const long moved = pager.faults.move(address, pager.staged(page), kPageBytes, {.wake = os::Wake::later});
+  if (moved == -EAGAIN) return PageIn::later;
+  bool is_left = false;
+  if (moved == -EEXIST) {
+    is_left = true;
+  } else if (moved == -ENOENT) {
+    if (!fill_with_zeros(page, is_write)) return PageIn::later;
+  } else if (moved != static_cast<long>(kPageBytes)) {
+    const int error = put_in_place(page, pager.staged(page), os::Wake::later);
+    if (error == -EAGAIN) return PageIn::later;
+    is_left = true;
+  }
+  count(pager.counters.second_chances);
+  const PageWord next = resident_again(page, Return::staged);
+  if (is_left) {
+    leave_out(page, word.without(PageWord::kBusy), next);
+  } else {
+    note_back(page);
+    pager.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    pager.table.set(page, next);
+  }
+  return PageIn::done;
+}
+
 // A stored page comes back. False: a fork is under way.
 struct Expander {
   Scratch& scratch;
@@ -113,7 +119,8 @@ struct Expander {
   bool operator()(std::uint64_t page, PageWord word, bool is_wanted) const noexcept {
     const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
     if (result != GetResult::ok) fail_page_in(page, result);
-    if (put_in_place(page, buffer) == -EAGAIN) return false;
+    const auto wake = is_wanted ? os::Wake::later : os::Wake::now;
+    if (put_in_place(page, buffer, wake) == -EAGAIN) return false;
     count(pager.counters.page_ins);
     if (is_wanted && pager.victims.went_just_now(page)) {
       pager.near_refaults.fetch_add(1, std::memory_order_relaxed);
@@ -131,7 +138,8 @@ bool fill_fresh(std::uint64_t page) noexcept {
   const std::uint64_t wanted = page + 1 + window_for(page, kFreshWindowMax);
   std::uint64_t end = page + 1;
   while (end < wanted && end < group_end && !pager.table.get(end).is_out()) ++end;
-  const int error = pager.faults.copy(pager.table.address_of(page), zero_pages, (end - page) * kPageBytes);
+  const int error =
+      pager.faults.copy(pager.table.address_of(page), zero_pages, (end - page) * kPageBytes, os::Wake::later);
   pager.room.note_placed(error == 0 ? end - page : 1);
   return after_filling(page, error) == 0;  // that one of the others is there already does no harm
 }
@@ -143,15 +151,10 @@ PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept {
   return PageWord::resident(pager.victims.chances(page, from));
 }
 
-int put_in_place(std::uint64_t page, const std::byte* contents) noexcept {
-  const int error = pager.faults.copy(pager.table.address_of(page), contents, kPageBytes);
+int put_in_place(std::uint64_t page, const std::byte* contents, os::Wake wake) noexcept {
+  const int error = pager.faults.copy(pager.table.address_of(page), contents, kPageBytes, wake);
   if (error == 0) pager.room.note_placed(1);
   return after_filling(page, error);
-}
-
-bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept {
-  if (is_write) return put_in_place(page, zero_pages) == 0;
-  return after_filling(page, pager.faults.zero(pager.table.address_of(page), kPageBytes)) == 0;
 }
 
 PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept {

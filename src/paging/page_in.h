@@ -2,6 +2,7 @@
 // the page's group.
 #pragma once
 
+#include "platform/fault.h"
 #include "src/paging/page_table.h"
 #include "src/paging/victim.h"
 
@@ -13,7 +14,8 @@ enum class PageIn : std::uint8_t {
   later,     // a fork is under way, or no memory: nothing was done, try again
 };
 
-// Answers a touch of a missing page that is not in a file. `buffer` holds a page.
+// Answers a touch of a missing page that is not in a file. `buffer` holds a page. Who waits for the page is
+// not woken: the caller does so when it has let the lock go, so that the woken thread finds it free.
 [[nodiscard]] PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept;
 
 // Brings pages behind this one back that went out in the same group, when pages were touched in order before.
@@ -23,12 +25,9 @@ void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcep
 // Read-ahead is no use of a page.
 [[nodiscard]] PageWord resident_again(std::uint64_t page, VictimOrder::Return from) noexcept;
 
-// Puts contents in place and wakes who waits. 0, or -EAGAIN while a fork is under way or memory is short;
-// when there is none for 20 s, says so and ends the process.
-[[nodiscard]] int put_in_place(std::uint64_t page, const std::byte* contents) noexcept;
-
-// The page reads as zero.
-bool fill_with_zeros(std::uint64_t page, bool is_write) noexcept;  // false: try again
+// Puts contents in place. 0, or -EAGAIN while a fork is under way or memory is short; when there is none for
+// 20 s, says so and ends the process.
+[[nodiscard]] int put_in_place(std::uint64_t page, const std::byte* contents, os::Wake wake) noexcept;
 
 // The contents of a page cannot be had: says so, with the address, and ends the process. Wrong bytes would be
 // worse.

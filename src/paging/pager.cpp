@@ -252,7 +252,8 @@ void reset_counters() noexcept {
   for (std::atomic<std::uint64_t>* each :
        {&c.page_outs, &c.page_ins, &c.file_page_ins, &c.faults, &c.zero_fills, &c.second_chances,
         &c.read_ahead_pages, &c.dropped_pages, &c.moved_pages, &c.refused_pages, &c.free_pages, &c.stall_ns,
-        &c.throttles, &c.throttle_ns, &c.evictor_cpu_ns, &c.forks, &c.takeovers}) {
+        &c.throttles, &c.throttle_ns, &c.evictor_cpu_ns, &c.forks, &c.takeovers,
+        &c.follows}) {
     each->store(0, std::memory_order_relaxed);
   }
   for (std::atomic<std::uint64_t>& bucket : c.latency) bucket.store(0, std::memory_order_relaxed);
@@ -290,6 +291,7 @@ void restart_in_child() noexcept {
   vm::paging_pressure.store(false, std::memory_order_relaxed);
   pager.ready.store(kStarting, std::memory_order_relaxed);
   pager.gate.store(0, std::memory_order_relaxed);
+  pager.evictor_thread.store(0, std::memory_order_relaxed);  // a number of the parent's
   const bool is_watched = pager.is_staging_watched.load(std::memory_order_relaxed);
   void (*const run)(void*) = is_watched ? run_boot<boot_in_child> : run_boot<boot>;
   const bool is_started = os::start_service_thread(run, nullptr, "glebe-boot");
@@ -400,6 +402,7 @@ PagerStats pager_stats() noexcept {
   stats.evictor_cpu_ns = c.evictor_cpu_ns.load(kRelaxed);
   stats.forks = c.forks.load(kRelaxed);
   stats.takeovers = c.takeovers.load(kRelaxed);
+  stats.follows = c.follows.load(kRelaxed);
   const ZoneStats zone = zone_stats();
   stats.mapped_bytes = zone.bytes;
   stats.maps = zone.maps;

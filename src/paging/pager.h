@@ -85,6 +85,7 @@ struct PagerStats {
   std::uint64_t throttles, throttle_ns;  // waits of allocating threads far above the budget
   std::uint64_t evictor_cpu_ns;
   std::uint64_t forks, takeovers;
+  std::uint64_t follows;  // times that the listener went to the CPU of the thread that faults
   std::uint64_t store_errors;
   std::uint64_t mapped_bytes;        // that the program mapped itself and that can go out (mapped_zone.h)
   std::uint64_t maps, maps_refused;  // calls of mmap that got such memory; that did not, for want of room

@@ -25,7 +25,8 @@ namespace glebe::paging {
 struct PagerCounters {
   std::atomic<std::uint64_t> page_outs{0}, page_ins{0}, file_page_ins{0}, faults{0}, zero_fills{0},
       second_chances{0}, read_ahead_pages{0}, dropped_pages{0}, moved_pages{0}, refused_pages{0},
-      free_pages{0}, stall_ns{0}, throttles{0}, throttle_ns{0}, evictor_cpu_ns{0}, forks{0}, takeovers{0};
+      free_pages{0}, stall_ns{0}, throttles{0}, throttle_ns{0}, evictor_cpu_ns{0}, forks{0}, takeovers{0},
+      follows{0};
   std::atomic<std::uint64_t> latency[kLatencyBuckets] = {};
 };
 
@@ -61,6 +62,7 @@ struct Pager {
   std::atomic<std::uint32_t> calls{0};   // futex: somebody waits for room, the evictor should come
   std::atomic<std::uint32_t> ready{0};   // futex: 1 when the pager serves, 2 when it cannot
   std::atomic<std::uint32_t> gate{0};    // futex: 1 when the threads may begin
+  std::atomic<int> evictor_thread{0};    // its number, when it runs
   std::atomic<std::uint32_t> fork_sequence{0};
   std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
   std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer

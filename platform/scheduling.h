@@ -1,0 +1,34 @@
+// On which CPU threads run, and before or behind which others (namespace glebe::os). Linux only.
+//
+// A thread is named by its number in this process, gettid(2). Nothing here allocates; errno is preserved;
+// thread-safe.
+#pragma once
+
+namespace glebe::os {
+
+[[nodiscard]] int current_thread() noexcept;
+
+struct ThreadLook {
+  bool is_ready;  // it runs, or would if it had a CPU
+  int cpu;        // the one that it runs on, or ran on last
+};
+// What a thread of this process does now (proc_pid_stat(5)). False: no such thread, or no /proc.
+[[nodiscard]] bool look_at_thread(int thread, ThreadLook* look) noexcept;
+
+// Asks the scheduler to run a thread soon after it is woken: short slices (sched_setattr(2), Linux 6.12), and
+// a better nice value where the process may have one. Hints. 0: the calling thread.
+void answer_quickly(int thread) noexcept;
+
+// Whether a thread, once it runs behind all others, may be made an ordinary one again by answer_quickly().
+// That takes CAP_SYS_NICE, or a resource limit (RLIMIT_NICE, sched(7)).
+[[nodiscard]] bool may_return_from_behind(int thread) noexcept;
+// The thread runs when no ordinary thread wants its CPU (SCHED_IDLE, sched(7)). False: refused.
+[[nodiscard]] bool run_behind_others(int thread) noexcept;
+
+// The thread runs on that CPU only; on any that the process may use but that one; on any that the process may
+// use. False: refused, for instance because there is no other.
+[[nodiscard]] bool run_only_on(int thread, int cpu) noexcept;
+[[nodiscard]] bool run_not_on(int thread, int cpu) noexcept;
+void run_anywhere(int thread) noexcept;
+
+}  // namespace glebe::os

@@ -1,0 +1,94 @@
+#include "src/paging/follower.h"
+
+#include "platform/process.h"
+#include "platform/scheduling.h"
+#include "platform/service.h"
+#include "platform/thread.h"
+#include "src/paging/pager_state.h"
+
+namespace glebe::paging {
+namespace {
+constexpr auto kRelaxed = std::memory_order_relaxed;
+}
+
+constinit Follower follower;
+
+void Follower::start(int listener_thread) noexcept {
+  // In a forked child what is here is a copy of what the parent had.
+  thread_.store(0, kRelaxed);
+  streak_ = 0;
+  listener_.store(listener_thread, std::memory_order_release);
+}
+
+void Follower::ask() noexcept {
+  asked_.fetch_add(1, std::memory_order_release);
+  os::wake_one(asked_);
+}
+
+// The listener goes where the thread runs, and the evictor elsewhere. False: that cannot be.
+bool Follower::go_along() noexcept {
+  os::ThreadLook look;
+  if (!os::look_at_thread(thread_.load(kRelaxed), &look)) return false;
+  if (look.cpu == cpu_) return true;
+  const int evictor = pager.evictor_thread.load(kRelaxed);
+  if (evictor == 0 || !os::run_not_on(evictor, look.cpu)) return false;
+  if (!os::run_only_on(listener_.load(kRelaxed), look.cpu)) return false;
+  cpu_ = look.cpu;
+  return true;
+}
+
+// Until the faults stop or come from several threads, or the listener is kept waiting.
+Follower::Ended Follower::follow() noexcept {
+  constexpr std::uint64_t kTickNs = 2'000'000;
+  constexpr unsigned kQuietTicks = 10, kStrangerShare = 4;
+  const int listener = listener_.load(std::memory_order_acquire);
+  const bool may_be_behind = os::may_return_from_behind(listener);
+  std::uint32_t faults = faults_.load(kRelaxed), strangers = strangers_.load(kRelaxed);
+  bool was_ready = false;
+  for (unsigned quiet = 0; quiet < kQuietTicks && go_along();) {
+    if (may_be_behind && !is_behind_) is_behind_ = os::run_behind_others(listener);
+    os::sleep_ns(kTickNs);
+    const std::uint32_t faults_now = faults_.load(kRelaxed), strangers_now = strangers_.load(kRelaxed);
+    const std::uint32_t own = faults_now - faults, others = strangers_now - strangers;
+    faults = faults_now;
+    strangers = strangers_now;
+    if (others * kStrangerShare > own) return Ended::quiet;
+    quiet = own != 0 ? 0 : quiet + 1;
+    os::ThreadLook look;
+    if (!os::look_at_thread(listener, &look)) return Ended::quiet;
+    if (look.is_ready && was_ready && own == 0) return Ended::kept_waiting;
+    was_ready = look.is_ready;
+  }
+  return Ended::quiet;
+}
+
+void Follower::leave() noexcept {
+  const int listener = listener_.load(kRelaxed);
+  if (is_behind_) os::answer_quickly(listener);
+  is_behind_ = false;
+  os::run_anywhere(listener);
+  os::run_anywhere(pager.evictor_thread.load(kRelaxed));
+  cpu_ = -1;
+  is_following_.store(false, kRelaxed);
+}
+
+void Follower::run() noexcept {
+  constexpr std::uint64_t kPauseNs = 100'000'000, kLongPauseNs = 2'000'000'000, kNapNs = 3'600'000'000'000;
+  is_behind_ = false;
+  cpu_ = -1;
+  is_following_.store(false, kRelaxed);
+  for (std::uint32_t answered = asked_.load(std::memory_order_acquire);;) {
+    os::wait_on(asked_, answered, kNapNs);
+    const std::uint32_t asked = asked_.load(std::memory_order_acquire);
+    // With one CPU they are together anyway.
+    if (asked == answered || os::cpu_count() < 2) continue;
+    is_following_.store(true, kRelaxed);
+    count(pager.counters.follows);
+    const Ended ended = follow();
+    leave();
+    os::sleep_ns(ended == Ended::quiet ? kPauseNs : kLongPauseNs);
+    answered = asked_.load(std::memory_order_acquire);
+  }
+}
+
+}  // namespace glebe::paging

@@ -1,0 +1,59 @@
+// Keeps the listener on the CPU of the thread that faults (namespace glebe::paging).
+//
+// A fault costs two switches: from the thread to the listener and back. When the two run on different CPUs,
+// each switch wakes a CPU that may sleep, which takes several times longer than the answer, most of all in a
+// virtual machine. So while one thread makes nearly all the faults, the listener runs on its CPU. There it is
+// a thread that runs behind all others (SCHED_IDLE): the scheduler takes a CPU that runs nothing else for an
+// idle one, and therefore wakes the thread where it was. The evictor has to go elsewhere meanwhile, because
+// beside it the thread would look for another CPU.
+//
+// A listener behind all others may be kept waiting by any thread. A thread of its own, the follower, watches
+// for that. It makes all the changes, and makes the listener an ordinary thread again when it was ready for a
+// tick and got nowhere.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace glebe::paging {
+
+class Follower {
+ public:
+  // By the listener: before its first fault, and for each.
+  void start(int listener_thread) noexcept;
+  void note_fault(int thread) noexcept {
+    constexpr auto kRelaxed = std::memory_order_relaxed;
+    if (thread != thread_.load(kRelaxed)) {
+      strangers_.store(strangers_.load(kRelaxed) + 1, kRelaxed);
+      streak_ = 0;
+      if (!is_following_.load(kRelaxed)) thread_.store(thread, kRelaxed);
+      return;
+    }
+    faults_.store(faults_.load(kRelaxed) + 1, kRelaxed);
+    if (++streak_ % kStreak == 0 && !is_following_.load(kRelaxed)) ask();
+  }
+  // By the follower. Never returns.
+  void run() noexcept;
+
+ private:
+  static constexpr std::uint32_t kStreak = 32;  // faults of one thread in a row
+  enum class Ended : std::uint8_t { quiet, kept_waiting };
+
+  void ask() noexcept;
+  [[nodiscard]] bool go_along() noexcept;
+  [[nodiscard]] Ended follow() noexcept;
+  void leave() noexcept;
+
+  // Written by the listener.
+  std::atomic<int> listener_{0}, thread_{0};
+  std::atomic<std::uint32_t> faults_{0}, strangers_{0};  // of thread_, and of others
+  std::uint32_t streak_ = 0;
+  std::atomic<std::uint32_t> asked_{0};  // futex
+  // Written by the follower.
+  std::atomic<bool> is_following_{false};
+  bool is_behind_ = false;
+  int cpu_ = -1;
+};
+extern constinit Follower follower;
+
+}  // namespace glebe::paging
