@@ -39,11 +39,15 @@ print(total.hexdigest())
 class Way:
     """One way of running with less memory."""
 
-    def __init__(self, name, settings=None, paged=None):
-        self.name, self.settings, self.paged = name, settings or contextlib.nullcontext, paged
+    def __init__(self, name, settings=None, paged=None, mode=None):
+        self.name, self.settings = name, settings or contextlib.nullcontext
+        self.paged, self.mode = paged, mode
 
     def is_kernel(self):
         return self.paged is None and self.name != 'unlimited'
+
+    def needs_swap(self):
+        return self.is_kernel() or self.mode == 'kernel'
 
 
 def all_ways(options):
@@ -59,6 +63,9 @@ def all_ways(options):
     files = ['page_codec=lz4', f'page_directory={options.pages}', 'page_direct_io=1']
     return [Way('unlimited'), Way('glebe lz4', paged=['page_codec=lz4']),
             Way('glebe zstd', paged=['page_codec=zstd']), Way('glebe file', paged=files),
+            Way('glebe+swap file', with_file(False), [], 'kernel'),
+            Way('glebe+zswap', with_file(True), [], 'kernel'),
+            Way('glebe+zram', lambda: kernel.zram(size), [], 'kernel'),
             Way('swap file', with_file(False)), Way('zswap', with_file(True)),
             Way('zram', lambda: kernel.zram(size))]
 
@@ -68,7 +75,7 @@ def usable(ways):
     good, refused = [], {}
     for way in ways:
         try:
-            if kernel.swaps() and way.is_kernel():
+            if kernel.swaps() and way.needs_swap():
                 raise kernel.Refused('swap is on already; the baselines need a machine without')
             with way.settings():
                 kernel.Cgroup().remove()
@@ -88,9 +95,9 @@ class Run:
         if not (options.kernel_allocator == 'libc' and way.is_kernel()):
             self.environment['LD_PRELOAD'] = options.library
         self.stats = tempfile.mkdtemp(prefix='glebe-bench-stats-')
-        if way.paged:
-            entries = [f'paging={options.mode}', f'memory={budget}', f'stats_file={self.stats}/%p.json',
-                       *way.paged]
+        if way.paged is not None:
+            entries = [f'paging={way.mode or options.mode}', f'memory={budget}',
+                       f'stats_file={self.stats}/%p.json', *way.paged]
             self.environment['GLEBE_OPTIONS'] = ','.join(entries)
         is_followed = way.is_kernel() and not options.pools_are_free
         self.watch = kernel.Watch(self.cgroup, budget if is_followed else None)
@@ -229,7 +236,7 @@ def try_once(options, workloads, name, way, budget):
         result.update(run.watch.figures())
         result['peak_held_mib'] = result['peak_held_bytes'] / (1 << 20)
         result['counted'] = run.counted()
-    if way.paged and not result.get('error') and result['counted'].get('paging_mode', 0) == 0:
+    if way.paged is not None and not result.get('error') and result['counted'].get('paging_mode', 0) == 0:
         result['error'] = 'paging stayed off'
     return result
 
@@ -325,7 +332,7 @@ def print_tables(options, ways, results, budgets):
     names = [way.name for way in ways]
     rows, held = [], []
     for name in [name for name in options.only if name != 'latency' and name in results]:
-        ours = best_of(results[name], [way for way in ways if way.paged])
+        ours = best_of(results[name], [way for way in ways if way.paged is not None])
         kernels = best_of(results[name], [way for way in ways if way.is_kernel()])
         start = [name, f'{budgets.get(name, 0) >> 20}']
         rows.append(start + [cell(results[name].get(way, []), 'seconds') for way in names] +

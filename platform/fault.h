@@ -93,8 +93,9 @@ class PageScan {
     std::uintptr_t begin, end;
   };
   [[nodiscard]] bool open() noexcept;
-  // Runs of present pages with contents (not the shared zero page) in `range`, lowest first, as many as fit
-  // into `runs`; *scanned is where it stopped. Returns the number of runs, -1 on failure.
+  // Runs of present pages with contents of their own (not the shared zero page, not a file's) in `range`,
+  // lowest first, as many as fit into `runs`; *scanned is where it stopped. Returns the number of runs, -1 on
+  // failure.
   [[nodiscard]] int present(const Run& range, std::span<Run> runs, std::uintptr_t* scanned) const noexcept;
   // Which of the first `count` pages (at most 64) from `base` have nothing, neither in RAM nor in swap space:
   // a touch would be a fault. Bit i stands for page i. None when that cannot be told.
@@ -121,10 +122,5 @@ bool unshare_pages(void* base, std::size_t size_bytes) noexcept;
 
 // munlock(2): the range may be paged, and is not filled, although mlockall(2) was called.
 void unlock_memory(void* base, std::size_t size_bytes) noexcept;
-
-// Hints to the kernel's own paging: take the pages out now, or sooner than others.
-bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept;
-bool mark_cold(void* base, std::size_t size_bytes) noexcept;
-[[nodiscard]] bool has_swap() noexcept;  // swap space that this process may use
 
 }  // namespace glebe::os

@@ -7,7 +7,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "platform/linux/system.h"
@@ -43,9 +42,9 @@ struct ScanRun {
   std::uint64_t start, end, categories;
 };
 constexpr unsigned long kScan = _IOWR('f', 16, ScanRequest);
-constexpr std::uint64_t kIsPresent = 1u << 3, kIsSwapped = 1u << 4, kIsZeroPage = 1u << 5;
+constexpr std::uint64_t kIsFile = 1u << 2, kIsPresent = 1u << 3, kIsSwapped = 1u << 4, kIsZeroPage = 1u << 5;
 
-constexpr int kAdvicePopulateWrite = 23, kAdviceCold = 20, kAdvicePageout = 21;
+constexpr int kAdvicePopulateWrite = 23;
 std::uint64_t word(const void* address) { return reinterpret_cast<std::uintptr_t>(address); }
 
 int open_descriptor() noexcept {
@@ -200,8 +199,8 @@ int PageScan::present(const Run& range, std::span<Run> runs, std::uintptr_t* sca
   request.end = range.end;
   request.vec = word(found);
   request.vec_len = runs.size() < kMax ? runs.size() : kMax;
-  request.category_mask = kIsPresent | kIsZeroPage;
-  request.category_inverted = kIsZeroPage;  // present, and not the zero page
+  request.category_mask = kIsPresent | kIsZeroPage | kIsFile;
+  request.category_inverted = kIsZeroPage | kIsFile;
   request.return_mask = kIsPresent;
   const ErrnoScope errno_scope;
   const int result = ::ioctl(descriptor_, kScan, &request);
@@ -262,15 +261,4 @@ void unlock_memory(void* base, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
   ::munlock(base, size_bytes);
 }
-bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept {
-  return advise(base, size_bytes, kAdvicePageout);
-}
-bool mark_cold(void* base, std::size_t size_bytes) noexcept { return advise(base, size_bytes, kAdviceCold); }
-
-bool has_swap() noexcept {
-  const ErrnoScope errno_scope;
-  struct sysinfo info = {};
-  return ::sysinfo(&info) == 0 && info.totalswap != 0;
-}
-
 }  // namespace glebe::os

@@ -10,15 +10,6 @@
 namespace glebe::os {
 namespace {
 
-std::size_t meminfo_bytes(const char* text, const char* key) noexcept {
-  const char* at = std::strstr(text, key);
-  if (at == nullptr) return 0;
-  at += std::strlen(key);
-  while (*at == ' ') ++at;
-  const std::size_t kib = parse_limit(at);
-  return kib == SIZE_MAX ? 0 : kib * kKiB;
-}
-
 // "some avg10=1.23 ..." in millionths.
 std::uint32_t stalled_share(const char* text) noexcept {
   const char* at = std::strstr(text, "some avg10=");
@@ -47,8 +38,8 @@ MemoryPressure memory_pressure() noexcept {
   out.group_limit = usage.limit;
   if (group.pressure(text, sizeof text) != 0) out.stalled = stalled_share(text);
   if (read_system_file("/proc/meminfo", text, sizeof text) != 0) {
-    out.machine_total = meminfo_bytes(text, "MemTotal:");
-    out.machine_available = meminfo_bytes(text, "MemAvailable:");
+    out.machine_total = kib_field(text, "MemTotal:");
+    out.machine_available = kib_field(text, "MemAvailable:");
   }
   if (out.stalled == 0 && read_system_file("/proc/pressure/memory", text, sizeof text) != 0) {
     out.stalled = stalled_share(text);

@@ -44,16 +44,6 @@ namespace {
 constexpr int kMaxInterruptions = 1000;
 constexpr int kMaxWriteTries = 100;  // without progress; each waits for 10 ms at most
 
-// The figure of a line "Key:   123 kB" of /proc/self/status, in bytes.
-std::size_t status_bytes(const char* status, const char* key) noexcept {
-  const char* at = std::strstr(status, key);
-  if (at == nullptr) return 0;
-  at += std::strlen(key);
-  while (*at == ' ' || *at == '\t') ++at;
-  const std::size_t kib = parse_limit(at);
-  return kib == SIZE_MAX ? 0 : kib * kKiB;
-}
-
 std::uint64_t clock_ns(clockid_t clock) noexcept {
   const ErrnoScope errno_scope;
   timespec now{};
@@ -71,6 +61,15 @@ std::size_t parse_limit(const char* text) noexcept {
     value = value * 10 + static_cast<std::uint64_t>(*text - '0');
   }
   return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
+}
+
+std::size_t kib_field(const char* text, const char* key) noexcept {
+  const char* at = std::strstr(text, key);
+  if (at == nullptr) return 0;
+  at += std::strlen(key);
+  while (*at == ' ' || *at == '\t') ++at;
+  const std::size_t kib = parse_limit(at);
+  return kib == SIZE_MAX ? 0 : kib * kKiB;
 }
 
 std::size_t read_system_file(const char* path, char* to, std::size_t capacity) noexcept {
@@ -139,9 +138,9 @@ ProcessMemory process_memory() noexcept {
   ProcessMemory result{};
   char status[4 * kKiB];
   if (read_system_file("/proc/self/status", status, sizeof status) != 0) {
-    result.resident = status_bytes(status, "\nVmRSS:");
-    result.resident_peak = status_bytes(status, "\nVmHWM:");
-    result.virtual_size = status_bytes(status, "\nVmSize:");
+    result.resident = kib_field(status, "\nVmRSS:");
+    result.resident_peak = kib_field(status, "\nVmHWM:");
+    result.virtual_size = kib_field(status, "\nVmSize:");
   }
   rusage usage{};
   if (::getrusage(RUSAGE_SELF, &usage) == 0) {

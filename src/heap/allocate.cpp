@@ -53,15 +53,8 @@ void* take_under_lock(Heap& heap, unsigned size_class, bool* is_zero) {
   return taken != 0 ? block : nullptr;
 }
 
-// Far above the budget of the paging tier: lets it catch up, before anything here is locked.
-void wait_under_pressure() {
-  if (!vm::paging_pressure.load(std::memory_order_relaxed)) [[likely]]
-    return;
-  if (const vm::PagingHooks* hooks = vm::paging(); hooks != nullptr) hooks->wait_for_room();
-}
-
 void* allocate_small(unsigned size_class, bool* is_zero) {
-  wait_under_pressure();
+  vm::wait_under_pressure();
   Heap* heap = own_heap();
   if (heap != nullptr && !heap->in_slow_path) [[likely]] {
     SlowPath scope(*heap);
@@ -106,7 +99,7 @@ bool free_span(void* block) {
 
 void* allocate_big(std::size_t size_bytes, std::size_t align_bytes, std::uint16_t owner, bool* is_zero) {
   if (size_bytes > PTRDIFF_MAX) return nullptr;
-  wait_under_pressure();
+  vm::wait_under_pressure();
   if (size_bytes <= kSpanBytesMax && align_bytes <= vm::kPageBytes && owner == 0) {
     if (void* block = allocate_span(size_bytes)) return block;
   }

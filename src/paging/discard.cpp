@@ -111,9 +111,12 @@ void wait_for_room(std::uint64_t limit_ns) noexcept {
   count(pager.counters.throttle_ns, waited_ns);
 }
 
-void wait_before_growth() noexcept {
-  constexpr std::uint64_t kLimitNs = 20'000'000;
-  wait_for_room(kLimitNs);
+void publish_room() noexcept {
+  constexpr auto kWait = [] {
+    constexpr std::uint64_t kLimitNs = 20'000'000;
+    wait_for_room(kLimitNs);
+  };
+  vm::wait_for_room.store(is_room_short() ? +kWait : nullptr, std::memory_order_relaxed);
 }
 
 }  // namespace glebe::paging

@@ -96,7 +96,7 @@ std::size_t Evictor::look(std::size_t budget, bool is_stuck) noexcept {
   const std::size_t used = pager.meter.anonymous_bytes();
   pager.used_bytes.store(used, std::memory_order_relaxed);
   pager.room.look(used, is_stuck || !pager.may_page_out ? 0 : budget);
-  vm::paging_pressure.store(is_room_short(), std::memory_order_relaxed);
+  publish_room();
   return used;
 }
 

@@ -38,12 +38,6 @@ long map_foreign(const os::MapRequest& request) noexcept {
   return mapped;
 }
 
-// Far above the budget: lets the pager catch up, before anything here is locked.
-void wait_under_pressure() noexcept {
-  if (!vm::paging_pressure.load(std::memory_order_relaxed)) return;
-  if (const vm::PagingHooks* hooks = vm::paging(); hooks != nullptr) hooks->wait_for_room();
-}
-
 }  // namespace
 
 void open_mapped_zone() noexcept {
@@ -101,7 +95,7 @@ std::uint32_t place_in_zone(std::size_t size_bytes, std::uint32_t hint, int prot
 
 void* zone_map(std::size_t size_bytes, void* hint, int protection) noexcept {
   if (zone.base == nullptr || zone.is_closed.load(std::memory_order_relaxed)) return nullptr;
-  if (protection != PROT_NONE) wait_under_pressure();
+  if (protection != PROT_NONE) vm::wait_under_pressure();
   const std::uint32_t wished = zone_bounds.contains(hint, 1) ? zone.page_of(hint) : placement::kNoUnit;
   std::uint32_t first;
   {

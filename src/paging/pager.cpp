@@ -3,6 +3,7 @@
 
 #include "platform/process.h"
 #include "platform/service.h"
+#include "platform/swap.h"
 #include "platform/thread.h"
 #include "platform/vm.h"
 #include "src/base/text.h"
@@ -23,8 +24,7 @@ namespace {
 constexpr std::uint32_t kStarting = 0, kRunning = 1, kFailed = 2;
 constexpr std::uint64_t kBootWaitNs = 1'000'000'000;
 
-constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out,
-                                         wait_before_growth};
+constinit const vm::PagingHooks hooks = {purge_range, decommit_range, drop_freed, count_out};
 
 // Why the pager does not run, and what would help.
 struct Missing {
@@ -242,8 +242,11 @@ const Missing* start_kernel() noexcept {
   if (!vm::ensure_primary()) return &kNoAddresses;
   if (!os::start_service_thread(run_boot<boot_for_kernel>, nullptr, "glebe-boot")) return &kNoThreads;
   if (!wait_until_ready()) return missing.load(std::memory_order_relaxed);
+  // A child has no pager thread: its memory is the kernel's to manage, and correct without one. Nor does it
+  // wait for one.
+  if (!os::set_fork_hook([] { vm::wait_for_room.store(nullptr, std::memory_order_relaxed); }))
+    return &kNoThreads;
   pager.mode.store(PagerMode::kernel, std::memory_order_release);
-  // A child has no pager thread: its memory is the kernel's to manage, and correct without one.
   return nullptr;
 }
 
@@ -252,8 +255,7 @@ void reset_counters() noexcept {
   for (std::atomic<std::uint64_t>* each :
        {&c.page_outs, &c.page_ins, &c.file_page_ins, &c.faults, &c.zero_fills, &c.second_chances,
         &c.read_ahead_pages, &c.dropped_pages, &c.moved_pages, &c.refused_pages, &c.free_pages, &c.stall_ns,
-        &c.throttles, &c.throttle_ns, &c.evictor_cpu_ns, &c.forks, &c.takeovers,
-        &c.follows}) {
+        &c.throttles, &c.throttle_ns, &c.evictor_cpu_ns, &c.forks, &c.takeovers, &c.follows}) {
     each->store(0, std::memory_order_relaxed);
   }
   for (std::atomic<std::uint64_t>& bucket : c.latency) bucket.store(0, std::memory_order_relaxed);
@@ -288,7 +290,7 @@ PagerMode pager_mode() noexcept { return pager.mode.load(std::memory_order_acqui
 
 void restart_in_child() noexcept {
   reset_counters();
-  vm::paging_pressure.store(false, std::memory_order_relaxed);
+  vm::wait_for_room.store(nullptr, std::memory_order_relaxed);
   pager.ready.store(kStarting, std::memory_order_relaxed);
   pager.gate.store(0, std::memory_order_relaxed);
   pager.evictor_thread.store(0, std::memory_order_relaxed);  // a number of the parent's

@@ -111,9 +111,11 @@ void settle_journal(std::uint32_t now_ms) noexcept;
 [[nodiscard]] bool decommit_range(void* base, std::size_t size_bytes) noexcept;
 [[nodiscard]] std::uint64_t drop_freed(std::byte* first_page, unsigned count) noexcept;
 [[nodiscard]] unsigned count_out(const std::byte* first_page, unsigned count) noexcept;
-void wait_before_growth() noexcept;
 // Above the budget, and waiting helps.
 [[nodiscard]] bool is_room_short() noexcept;
+// Makes threads that are about to take memory wait, or not, as is_room_short() says. By the thread that keeps
+// the budget.
+void publish_room() noexcept;
 // Waits while room is short, for at most limit_ns. When hardly anything went out meanwhile, nobody waits for
 // the next two seconds.
 void wait_for_room(std::uint64_t limit_ns) noexcept;
@@ -139,7 +141,7 @@ void forget_batch_in_child() noexcept;  // evictor.cpp
 // pager_fork.cpp
 [[nodiscard]] bool start_children_server() noexcept;
 [[nodiscard]] bool open_children_sockets() noexcept;  // before the gate opens
-void adopt_child(int descriptor) noexcept;  // by the thread that read the fork event
+void adopt_child(int descriptor) noexcept;            // by the thread that read the fork event
 [[nodiscard]] bool set_fork_hooks() noexcept;
 
 }  // namespace glebe::paging

@@ -14,7 +14,7 @@ namespace glebe::vm {
 
 constinit ChunkPolicy chunk_policy;
 constinit std::atomic<const PagingHooks*> paging_hooks{nullptr};
-constinit std::atomic<bool> paging_pressure{false};
+constinit std::atomic<void (*)()> wait_for_room{nullptr};
 
 namespace {
 

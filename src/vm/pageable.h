@@ -23,16 +23,21 @@ struct PagingHooks {
   std::uint64_t (*drop_paged_out)(std::byte* first_page, unsigned count);
   // Pages of the range whose contents are elsewhere; a guess without locks.
   unsigned (*paged_out_pages)(const std::byte* first_page, unsigned count);
-  // Waits, for a bounded time, while the process is above its budget. The caller holds no lock.
-  void (*wait_for_room)();
 };
 extern constinit std::atomic<const PagingHooks*> paging_hooks;
 
-// Set while the process is above its budget.
-extern constinit std::atomic<bool> paging_pressure;
+// Set while the process is above its budget: waits, for a bounded time, until it is not. The caller holds no
+// lock.
+extern constinit std::atomic<void (*)()> wait_for_room;
 
 [[nodiscard]] inline const PagingHooks* paging() noexcept {
   return paging_hooks.load(std::memory_order_acquire);  // pairs with the release when paging starts
+}
+
+// Before memory is taken: lets the paging tier catch up when the process is above its budget.
+inline void wait_under_pressure() noexcept {
+  if (void (*const wait)() = wait_for_room.load(std::memory_order_relaxed); wait != nullptr) [[unlikely]]
+    wait();
 }
 
 [[nodiscard]] inline bool purge_memory(void* base, std::size_t size_bytes) noexcept {

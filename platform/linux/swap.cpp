@@ -1,0 +1,73 @@
+// madvise(2), /proc/self/status, /proc/meminfo and the statistics of zram devices.
+#include "platform/swap.h"
+
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+
+#include <cstring>
+
+#include "platform/linux/system.h"
+#include "platform/memory_calls.h"
+#include "src/base/bits.h"
+#include "src/base/text.h"
+
+namespace glebe::os {
+namespace {
+
+// Linux 5.4; libc of older systems does not declare them.
+constexpr int kAdviceCold = 20, kAdvicePageout = 21;
+
+// Bytes that zram devices take: the third number of their statistics.
+std::size_t zram_bytes() noexcept {
+  constexpr unsigned kDevicesMax = 8;
+  std::size_t total = 0;
+  for (unsigned device = 0; device < kDevicesMax; ++device) {
+    char path_space[64], content[256];
+    Text path(path_space);
+    path.append("/sys/block/zram").append_unsigned(device).append("/mm_stat");
+    if (read_system_file(path.c_str(), content, sizeof content) == 0) continue;
+    const char* at = content;
+    constexpr unsigned kUsedField = 2;
+    for (unsigned field = 0;; ++field) {
+      while (*at == ' ') ++at;
+      if (field == kUsedField) break;
+      while (*at >= '0' && *at <= '9') ++at;
+    }
+    const std::size_t used = parse_limit(at);
+    if (used != SIZE_MAX) total += used;
+  }
+  return total;
+}
+
+}  // namespace
+
+bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept {
+  return advise_call(base, size_bytes, kAdvicePageout) == 0;
+}
+bool mark_cold(void* base, std::size_t size_bytes) noexcept {
+  return advise_call(base, size_bytes, kAdviceCold) == 0;
+}
+
+bool has_swap() noexcept {
+  const ErrnoScope errno_scope;
+  struct sysinfo info = {};
+  return ::sysinfo(&info) == 0 && info.totalswap != 0;
+}
+
+std::size_t swapped_bytes() noexcept {
+  const ErrnoScope errno_scope;
+  char text[4 * kKiB];
+  return read_system_file("/proc/self/status", text, sizeof text) != 0 ? kib_field(text, "VmSwap:") : 0;
+}
+
+SwapSpace look_at_swap() noexcept {
+  const ErrnoScope errno_scope;
+  SwapSpace out = {};
+  char text[4 * kKiB];
+  if (read_system_file("/proc/meminfo", text, sizeof text) == 0) return out;
+  out.used_bytes = kib_field(text, "SwapTotal:") - kib_field(text, "SwapFree:");
+  out.ram_bytes = kib_field(text, "Zswap:") + zram_bytes();
+  return out;
+}
+
+}  // namespace glebe::os
