@@ -161,7 +161,7 @@ int replaces_a_part() {
   std::byte* const base = mapping_that_is_out(6000);
   if (base == nullptr) return 2;
   for (std::size_t seed = 7000; seed < 10'000; seed += 1000) {
-    if (!map_over(base, kMiddle) || !is_zero(base, kMiddle)) return 3;
+    if (!map_over(base, kMiddle) || pages_out(base, kMiddle) != 0 || !is_zero(base, kMiddle)) return 3;
     fill(base, kMiddle, seed);
     if (!push_out(base, kMiddle)) return 4;
     if (!holds(base, kMiddle, seed)) return 5;
