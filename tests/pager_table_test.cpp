@@ -1,5 +1,5 @@
-// What the transparent pager knows of pages, without a pager: words, locks and journal, and the kernel's scan
-// of what is present.
+// What the transparent pager knows of pages, without a pager: words, locks and journal, the clock hand, and
+// the kernel's scan of what is present.
 #include "src/paging/page_table.h"
 
 #include <sys/mman.h>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "platform/fault.h"
+#include "src/paging/clock_hand.h"
 #include "src/paging/journal.h"
 
 #include "tests/catch.h"
@@ -72,6 +73,34 @@ TEST_CASE("The journal finds what a page held at a fork, and lets go in order of
   journal.reset_in_child([&kept](std::uint64_t page) { kept.push_back(page); });
   CHECK(kept == std::vector<std::uint64_t>{11, 12});
   CHECK(journal.is_empty());
+}
+
+TEST_CASE("The clock hand never stands behind a range that it goes round", "[paging]") {
+  constexpr ClockHand::Range kSlots{1000, 1600}, kChunks{5000, 5300};
+  // Steps that end before the end of a range, at it, and both.
+  for (const std::uintptr_t step : {50u, 70u, 100u, 300u, 600u}) {
+    ClockHand hand;
+    hand.open(kSlots, kChunks);
+    for (unsigned turn = 0; turn < 5; ++turn) {
+      for (const ClockHand::Range& range : {kSlots, kChunks}) {
+        INFO("step " << step << ", turn " << turn << ", range from " << range.begin);
+        bool is_turn_over = false;
+        for (std::uintptr_t at = range.begin; at < range.end; at += step) {
+          REQUIRE_FALSE(is_turn_over);
+          REQUIRE(hand.ahead().begin == at);
+          REQUIRE(hand.ahead().end == range.end);
+          is_turn_over = hand.go_to(at + step < range.end ? at + step : range.end);
+        }
+        REQUIRE(is_turn_over == (range.begin == kChunks.begin));
+      }
+    }
+  }
+  ClockHand hand;  // a region without large slots
+  hand.open({5000, 5000}, kChunks);
+  REQUIRE(hand.ahead().end == 5300);
+  REQUIRE(hand.go_to(5300));
+  REQUIRE(hand.ahead().begin == 5000);
+  REQUIRE(hand.ahead().end == 5300);
 }
 
 TEST_CASE("A scan tells pages without memory from pages of zeros and of data", "[paging]") {

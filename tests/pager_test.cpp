@@ -1,5 +1,4 @@
-// The transparent pager in whole runs, in children of their own, because a process starts a pager once and
-// for good. Where the system does not allow userfaultfd those runs are passed over with a warning.
+// The transparent pager in whole runs: contents, budget, forks, signals, system calls.
 #include "src/paging/pager.h"
 
 #include <sys/mman.h>
@@ -14,85 +13,16 @@
 #include <thread>
 #include <vector>
 
-#include "platform/fault.h"
-#include "src/paging/page_table.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/pageable.h"
-#include "tests/heap_calls.h"
-#include "tests/heap_child.h"
 
 #include "tests/catch.h"
+#include "tests/pager_rig.h"
 
 using namespace glebe;
 using namespace glebe::paging;
 
 namespace {
-
-// A sanitizer's shadow is anonymous memory too, several times as much as the blocks: no budget is ever
-// reached. So there is less of everything, and the pager presses all the time.
-constexpr bool kHasShadow = kThreadSanitizer || kAddressSanitizer;
-constexpr std::size_t kBudget = kHasShadow ? 4 * kMiB : 24 * kMiB;
-
-bool may_page() {
-  os::UserFault faults;
-  const bool is_allowed = faults.open() == os::FaultSupport::full;
-  faults.close();
-  if (!is_allowed) WARN("userfaultfd is not allowed here: the pager is not tested");
-  return is_allowed;
-}
-
-PagerOptions options_of(std::size_t budget_bytes) {
-  PagerOptions options;
-  options.wish = PagerWish::uffd;
-  options.budget_bytes = budget_bytes;
-  return options;
-}
-
-PagerMode begin(std::size_t budget_bytes) { return start_pager(options_of(budget_bytes)); }
-
-// Blocks whose contents follow from their number.
-struct Block {
-  std::uint64_t* words;
-  std::size_t count;
-};
-std::uint64_t word_of(std::size_t block, std::size_t index) {
-  const std::uint64_t value = block * 0x9e3779b97f4a7c15u + index / 8;
-  return block % 7 == 0 ? value * (index + 1) * 0xbf58476d1ce4e5b9u
-                        : value;  // one in seven does not compress
-}
-void fill_block(const Block& block, std::size_t number) {
-  for (std::size_t i = 0; i < block.count; ++i) block.words[i] = word_of(number, i);
-}
-std::size_t wrong_words(const std::vector<Block>& blocks, std::size_t step = 1) {
-  std::size_t wrong = 0;
-  for (std::size_t b = 0; b < blocks.size(); b += step) {
-    for (std::size_t i = 0; i < blocks[b].count; ++i) wrong += blocks[b].words[i] != word_of(b, i) ? 1u : 0u;
-  }
-  return wrong;
-}
-
-std::vector<Block> make_blocks(std::size_t total_bytes) {
-  constexpr std::size_t kSizes[] = {48, 1000, 4096, 20'000, 300'000};
-  std::vector<Block> blocks;
-  blocks.reserve(total_bytes / 1000);
-  for (std::size_t done = 0, i = 0; done < total_bytes; ++i) {
-    const std::size_t size = kSizes[i % std::size(kSizes)];
-    blocks.push_back({static_cast<std::uint64_t*>(allocate(size)), size / 8});
-    fill_block(blocks.back(), blocks.size() - 1);
-    done += size;
-  }
-  return blocks;
-}
-
-// Waits until `is_true`, for as long as a slow machine may need.
-template <class Condition>
-bool eventually(Condition is_true) {
-  for (int i = 0; i < 1500; ++i) {
-    if (is_true()) return true;
-    sleep_ms(10);
-  }
-  return false;
-}
 
 // Not before the pager has looked: until then it has seen nothing that is above the budget.
 bool is_within_budget() {

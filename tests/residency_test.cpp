@@ -85,7 +85,55 @@ constexpr Column kTable[] = {
     {"release", Operation::discard, Tier::host, {0, 0, 0, 0, 0, 0, 0, 0}},
 };
 
+// What the invariants say of an operation that was not refused, whatever it was.
+void expect_invariants(Expect& expect, const Residency& before, const Residency& after, Operation operation) {
+  expect(after.valid != 0 || before.valid == 0 || operation == Operation::discard);
+  expect(after.dirty != Owner::host || after.valid == H);
+  expect(after.dirty != Owner::device || after.valid == D);
+  expect((before.pinned() & ~unsigned{after.valid}) == 0);
+  expect(is_legal(after));
+}
+
+// Calls act(state) for each legal state with nothing in flight and no more than one pin of a kind.
+template <class Act>
+void for_each_state(Act act) {
+  for (unsigned number = 0; number < 16 * 3 * 2 * 16; ++number) {
+    Residency state = state_of(number % 16, static_cast<Owner>(number / 16 % 3));
+    state.failed = number / 48 % 2 != 0;
+    const unsigned pins = number / 96;
+    state.host_readers = pins & 1;
+    state.host_writers = pins >> 1 & 1;
+    state.device_readers = pins >> 2 & 1;
+    state.device_writers = pins >> 3 & 1;
+    if (is_legal(state)) act(state);
+  }
+}
+
 }  // namespace
+
+TEST_CASE("B2 B5 B9 the invariants hold after every operation in every legal state", "[paging]") {
+  Expect expect;
+  unsigned carried_out = 0, refused = 0;
+  for_each_state([&](const Residency& state) {
+    for (unsigned number = 0; number < kOperations * kTiers * 2; ++number) {
+      const auto operation = static_cast<Operation>(number % kOperations);
+      const auto tier = static_cast<Tier>(number / kOperations % kTiers);
+      const Tier spill = number / kOperations / kTiers == 0 ? Tier::file : Tier::compressed;
+      const Plan result = plan(state, operation, tier, spill);
+      ++(result.refusal == Refusal::none ? carried_out : refused);
+      if (result.refusal != Refusal::none) {
+        expect(result.after == state);
+        continue;
+      }
+      expect_invariants(expect, state, result.after, operation);
+      Model model;
+      if (!result.is_nothing()) expect_invariants(expect, state, carry_out(state, result, &model), operation);
+    }
+  });
+  REQUIRE(expect.failed_line() == 0);
+  REQUIRE(carried_out > 1000);
+  REQUIRE(refused > 1000);
+}
 
 TEST_CASE("B2 every state and operation has the result of the table", "[paging]") {
   for (const Column& column : kTable) {

@@ -64,7 +64,7 @@ void release(ZoneTable& table, std::uint32_t begin, std::uint32_t end) {
 
 }  // namespace
 
-TEST_CASE("S12 mappings of the zone are cut, claimed, released and grown as a page table says", "[paging]") {
+TEST_CASE("Mappings of the zone are cut, claimed, released and grown as a page table says", "[paging]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
@@ -113,7 +113,7 @@ TEST_CASE("S12 mappings of the zone are cut, claimed, released and grown as a pa
   REQUIRE(table->place(kPages, placement::kNoUnit, 3) == 0);  // all of it is one free run again
 }
 
-TEST_CASE("S12 a page that is free says where the next mapping starts", "[paging]") {
+TEST_CASE("A free page of the zone says where the next mapping starts", "[paging]") {
   const auto table = make_table();
   const Piece all = table->piece_at(100, kPages);
   REQUIRE(!all.is_mapped);

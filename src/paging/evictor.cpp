@@ -102,13 +102,12 @@ bool Evictor::open() noexcept {
   if (groups > kQueueMax) groups = kQueueMax;
   const vm::Region& region = vm::regions[0];
   const auto chunks = reinterpret_cast<std::uintptr_t>(region.chunk_base);
-  ranges_[0] = ranges_[1] = {chunks, chunks};
+  ClockHand::Range slots = {chunks, chunks};
   if (region.large.base != nullptr) {
     const auto large = reinterpret_cast<std::uintptr_t>(region.large.base);
-    ranges_[0] = {large, large + region.large.size_bytes() + region.mapped_zone_bytes};
+    slots = {large, large + region.large.size_bytes() + region.mapped_zone_bytes};
   }
-  ranges_[1].end = chunks + std::uintptr_t{region.chunk_count} * kUnitBytes;
-  hand_ = ranges_[0].begin;
+  hand_.open(slots, {chunks, chunks + std::uintptr_t{region.chunk_count} * kUnitBytes});
   return staged_.open(groups) && cold_.open(groups) && batch_.open() && scratch_.open(pager.options.codec);
 }
 
@@ -258,7 +257,7 @@ unsigned Evictor::stage_span(Span& span) noexcept {
   unsigned moved = 0;
   if (groups != 0 && watch_unit(span.first)) {
     const bool may_be_slabs =
-        reinterpret_cast<std::uintptr_t>(table.address_of(span.first)) >= ranges_[1].begin;
+        reinterpret_cast<std::uintptr_t>(table.address_of(span.first)) >= hand_.range(1).begin;
     for (unsigned i = 0; may_be_slabs && i < groups; ++i) give_back_free_pages(first_group + i);
     std::uint64_t out = 0, passed_over = 0;
     for (unsigned i = 0; i < groups; ++i) {
@@ -285,19 +284,19 @@ unsigned Evictor::stage_span(Span& span) noexcept {
 }
 
 // Stages what it may among the present pages of the runs, span by span, until enough were moved. Returns
-// pages moved; when that is enough, the hand stands behind the last span.
-unsigned Evictor::stage_runs(const os::PageScan::Run* runs, unsigned run_count,
-                             std::uint64_t wanted_pages) noexcept {
+// pages moved; when that is enough, *reached is behind the last span.
+unsigned Evictor::stage_runs(std::span<const os::PageScan::Run> runs, std::uint64_t wanted_pages,
+                             std::uintptr_t* reached) noexcept {
   const auto base = reinterpret_cast<std::uintptr_t>(pager.table.base());
   unsigned moved = 0;
   Span span;
-  for (unsigned i = 0; i < run_count; ++i) {
-    const std::uint64_t end = (runs[i].end - base) / kPageBytes;
-    std::uint64_t page = (runs[i].begin - base) / kPageBytes;
+  for (const os::PageScan::Run& run : runs) {
+    const std::uint64_t end = (run.end - base) / kPageBytes;
+    std::uint64_t page = (run.begin - base) / kPageBytes;
     while (page < end && moved < wanted_pages) {
       const std::uint64_t first = page / kSpanPages * kSpanPages;
       if (first != span.first) moved += stage_span(span);
-      if (moved >= wanted_pages) hand_ = base + first * kPageBytes;
+      if (moved >= wanted_pages) *reached = base + first * kPageBytes;
       if (first != span.first) span = {first, 0, 0};
       const std::uint64_t stop = first + kSpanPages < end ? first + kSpanPages : end;
       span.present |= bit_range(static_cast<unsigned>(page - first), static_cast<unsigned>(stop - page));
@@ -313,15 +312,12 @@ unsigned Evictor::stage(std::uint64_t wanted_pages) noexcept {
   for (unsigned turns = 0; moved < wanted_pages && turns < 2;) {
     constexpr unsigned kRuns = 128;
     os::PageScan::Run runs[kRuns];
-    const bool is_first = hand_ < ranges_[0].end;
-    const std::uintptr_t end = is_first ? ranges_[0].end : ranges_[1].end;
-    const int found = pager.scan.present({hand_, end}, runs, &hand_);
+    const ClockHand::Range ahead = hand_.ahead();
+    std::uintptr_t reached = 0;
+    const int found = pager.scan.present({ahead.begin, ahead.end}, runs, &reached);
     if (found < 0) return 0;
-    moved += stage_runs(runs, static_cast<unsigned>(found), wanted_pages - moved);
-    // Also when enough was moved: what follows a range is our own notes, and must never go out.
-    if (hand_ < end) continue;
-    hand_ = is_first ? ranges_[1].begin : ranges_[0].begin;
-    if (is_first) continue;
+    moved += stage_runs({runs, static_cast<unsigned>(found)}, wanted_pages - moved, &reached);
+    if (!hand_.go_to(reached)) continue;
     ++turns;
     pager.victims.end_turn();
   }
@@ -506,7 +502,7 @@ void Evictor::watch_growth(std::size_t used, std::size_t budget, std::uint64_t n
   last_watch_ms_ = now_ms;
   if (!watch_staging()) return;
   bool is_done = true;
-  for (const Range& range : ranges_) {
+  for (const ClockHand::Range& range : {hand_.range(0), hand_.range(1)}) {
     if (range.begin == range.end) continue;
     is_done =
         pager.faults.watch(reinterpret_cast<void*>(range.begin), range.end - range.begin) == 0 && is_done;

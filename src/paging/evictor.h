@@ -3,8 +3,10 @@
 #pragma once
 
 #include <new>
+#include <span>
 
 #include "platform/fault.h"
+#include "src/paging/clock_hand.h"
 #include "src/paging/page_table.h"
 #include "src/vm/region.h"
 
@@ -48,9 +50,6 @@ class Evictor {
     std::uint64_t present = 0;
     std::uint64_t candidates = 0;
   };
-  struct Range {
-    std::uintptr_t begin, end;
-  };
 
   [[nodiscard]] std::size_t look(std::size_t budget, bool is_stuck) noexcept;
   void once_a_second(std::uint64_t now_ms) noexcept;
@@ -61,7 +60,8 @@ class Evictor {
   void give_back_free_memory() noexcept;
   void give_back_free_pages(std::uint64_t group) noexcept;
   unsigned stage(std::uint64_t wanted_pages) noexcept;
-  unsigned stage_runs(const os::PageScan::Run* runs, unsigned run_count, std::uint64_t wanted_pages) noexcept;
+  unsigned stage_runs(std::span<const os::PageScan::Run> runs, std::uint64_t wanted_pages,
+                      std::uintptr_t* reached) noexcept;
   unsigned stage_span(Span& span) noexcept;
   unsigned stage_candidates(const Span& span, std::uint64_t passable) noexcept;
   unsigned stage_run(const Span& span, unsigned begin, unsigned end) noexcept;
@@ -80,9 +80,7 @@ class Evictor {
   void purge_now() noexcept;
   void write_cold(std::size_t wanted_bytes) noexcept;
 
-  // The large slots and the chunks: what lies between is ours and never goes out.
-  Range ranges_[2] = {};
-  std::uintptr_t hand_ = 0;
+  ClockHand hand_;                                 // over the large slots, then the chunks
   std::uint64_t purge_begin_ = 0, purge_end_ = 0;  // staged copies that nobody needs
   GroupQueue staged_;                              // groups with staged pages
   GroupQueue cold_;                                // groups with compressed pages
