@@ -79,6 +79,9 @@ class UserFault {
   // Returns how many; 0 when interrupted or nothing came.
   [[nodiscard]] unsigned read_events(FaultEvent* events, unsigned count) const noexcept;
 
+  // Whether a fault waits that nobody has read. (proc_pid_fdinfo(5); by a thread whose descriptor it is.)
+  [[nodiscard]] bool has_unread_fault() const noexcept;
+
   // Whether the process whose memory this is still has it (it ended or called exec otherwise).
   [[nodiscard]] bool is_alive() const noexcept;
 

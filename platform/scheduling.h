@@ -8,12 +8,9 @@ namespace glebe::os {
 
 [[nodiscard]] int current_thread() noexcept;
 
-struct ThreadLook {
-  bool is_ready;  // it runs, or would if it had a CPU
-  int cpu;        // the one that it runs on, or ran on last
-};
-// What a thread of this process does now (proc_pid_stat(5)). False: no such thread, or no /proc.
-[[nodiscard]] bool look_at_thread(int thread, ThreadLook* look) noexcept;
+// The CPU that a thread of this process runs on, or ran on last (proc_pid_stat(5)). -1: no such thread, or no
+// /proc.
+[[nodiscard]] int cpu_of_thread(int thread) noexcept;
 
 // Asks the scheduler to run a thread soon after it is woken: short slices (sched_setattr(2), Linux 6.12), and
 // a better nice value where the process may have one. Hints. 0: the calling thread.

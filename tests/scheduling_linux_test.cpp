@@ -73,24 +73,19 @@ TEST_CASE("A thread is made to run on one CPU, on all but one, and anywhere agai
   CHECK_FALSE(os::run_only_on(other.number(), 8191));  // there is no such CPU
 }
 
-TEST_CASE("What a thread does and where is said, whatever its name is", "[platform]") {
+TEST_CASE("Where a thread runs is said, whatever its name is", "[platform]") {
   const Other busy(true);
   const cpu_set_t all = cpus_of(0);
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &all)) continue;
     REQUIRE(os::run_only_on(busy.number(), cpu));
-    os::ThreadLook look = {};
-    REQUIRE(os::look_at_thread(busy.number(), &look));
-    CHECK(look.cpu == cpu);
-    CHECK(look.is_ready);
+    CHECK(os::cpu_of_thread(busy.number()) == cpu);
   }
-  // It looks at itself, and therefore runs.
   REQUIRE(::pthread_setname_np(::pthread_self(), ") S 1 2 (") == 0);
-  os::ThreadLook look = {};
-  CHECK(os::look_at_thread(os::current_thread(), &look));
-  CHECK(look.is_ready);
-  CHECK(CPU_ISSET(look.cpu, &all));
-  CHECK_FALSE(os::look_at_thread(1 << 29, &look));
+  const int own = os::cpu_of_thread(os::current_thread());
+  REQUIRE(own >= 0);
+  CHECK(CPU_ISSET(own, &all));
+  CHECK(os::cpu_of_thread(1 << 29) == -1);
 }
 
 TEST_CASE("A thread goes behind all others, and back where that is said to be allowed", "[platform]") {

@@ -9,9 +9,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <string_view>
+
 #include "platform/linux/system.h"
 #include "platform/memory_calls.h"
 #include "platform/vm.h"
+#include "src/base/text.h"
 
 namespace glebe::os {
 namespace {
@@ -175,6 +179,17 @@ unsigned UserFault::read_events(FaultEvent* events, unsigned count) const noexce
     }
   }
   return got;
+}
+
+bool UserFault::has_unread_fault() const noexcept {
+  const ErrnoScope errno_scope;
+  char path_space[64], content[256];
+  Text path(path_space);
+  path.append("/proc/thread-self/fdinfo/").append_unsigned(static_cast<unsigned>(descriptor_));
+  if (read_system_file(path.c_str(), content, sizeof content) == 0) return false;
+  constexpr std::string_view kKey = "pending:\t";
+  const char* const at = std::strstr(content, kKey.data());
+  return at != nullptr && at[kKey.size()] != '0';
 }
 
 bool UserFault::is_alive() const noexcept {

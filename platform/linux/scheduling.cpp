@@ -62,25 +62,23 @@ bool has_capability(int capability) noexcept {
 
 int current_thread() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
 
-bool look_at_thread(int thread, ThreadLook* look) noexcept {
+int cpu_of_thread(int thread) noexcept {
   const ErrnoScope errno_scope;
   char path_space[64], content[512];
   Text path(path_space);
   path.append("/proc/self/task/").append_unsigned(static_cast<std::uint64_t>(thread)).append("/stat");
-  if (read_system_file(path.c_str(), content, sizeof content) == 0) return false;
+  if (read_system_file(path.c_str(), content, sizeof content) == 0) return -1;
   // The name, in parentheses, may hold anything; the state is the field behind it, the CPU the 39th.
   const char* at = std::strrchr(content, ')');
-  if (at == nullptr || at[1] == '\0') return false;
+  if (at == nullptr || at[1] == '\0') return -1;
   constexpr unsigned kStateField = 3, kCpuField = 39;
-  look->is_ready = at[2] == 'R';
   at += 2;
   for (unsigned field = kStateField; field < kCpuField; ++field) {
     at = std::strchr(at, ' ');
-    if (at == nullptr) return false;
+    if (at == nullptr) return -1;
     ++at;
   }
-  look->cpu = static_cast<int>(std::strtol(at, nullptr, 10));
-  return true;
+  return static_cast<int>(std::strtol(at, nullptr, 10));
 }
 
 void answer_quickly(int thread) noexcept {

@@ -27,13 +27,13 @@ void Follower::ask() noexcept {
 
 // The listener goes where the thread runs, and the evictor elsewhere. False: that cannot be.
 bool Follower::go_along() noexcept {
-  os::ThreadLook look;
-  if (!os::look_at_thread(thread_.load(kRelaxed), &look)) return false;
-  if (look.cpu == cpu_) return true;
+  const int cpu = os::cpu_of_thread(thread_.load(kRelaxed));
+  if (cpu < 0) return false;
+  if (cpu == cpu_) return true;
   const int evictor = pager.evictor_thread.load(kRelaxed);
-  if (evictor == 0 || !os::run_not_on(evictor, look.cpu)) return false;
-  if (!os::run_only_on(listener_.load(kRelaxed), look.cpu)) return false;
-  cpu_ = look.cpu;
+  if (evictor == 0 || !os::run_not_on(evictor, cpu)) return false;
+  if (!os::run_only_on(listener_.load(kRelaxed), cpu)) return false;
+  cpu_ = cpu;
   return true;
 }
 
@@ -44,7 +44,7 @@ Follower::Ended Follower::follow() noexcept {
   const int listener = listener_.load(std::memory_order_acquire);
   const bool may_be_behind = os::may_return_from_behind(listener);
   std::uint32_t faults = faults_.load(kRelaxed), strangers = strangers_.load(kRelaxed);
-  bool was_ready = false;
+  bool did_wait = false;
   for (unsigned quiet = 0; quiet < kQuietTicks && go_along();) {
     if (may_be_behind && !is_behind_) is_behind_ = os::run_behind_others(listener);
     os::sleep_ns(kTickNs);
@@ -54,10 +54,9 @@ Follower::Ended Follower::follow() noexcept {
     strangers = strangers_now;
     if (others * kStrangerShare > own) return Ended::quiet;
     quiet = own != 0 ? 0 : quiet + 1;
-    os::ThreadLook look;
-    if (!os::look_at_thread(listener, &look)) return Ended::quiet;
-    if (look.is_ready && was_ready && own == 0) return Ended::kept_waiting;
-    was_ready = look.is_ready;
+    const bool does_wait = pager.faults.has_unread_fault();
+    if (does_wait && did_wait && own + others == 0) return Ended::kept_waiting;
+    did_wait = does_wait;
   }
   return Ended::quiet;
 }

@@ -8,8 +8,8 @@
 // beside it the thread would look for another CPU.
 //
 // A listener behind all others may be kept waiting by any thread. A thread of its own, the follower, watches
-// for that. It makes all the changes, and makes the listener an ordinary thread again when it was ready for a
-// tick and got nowhere.
+// for that. It makes all the changes, and makes the listener an ordinary thread again when a fault waited for
+// a tick and none was read.
 #pragma once
 
 #include <atomic>

@@ -21,26 +21,29 @@ struct Stream {
   std::atomic<std::uint64_t> next{0};
   std::atomic<unsigned> window{0};
 };
-constexpr unsigned kStreams = 64, kWindowMax = 4, kFreshWindowMax = kGroupPages;
+constexpr unsigned kStreams = 64, kWindowMax = kGroupPages;
 constinit Stream streams[kStreams];
 constinit std::atomic<unsigned> next_stream{0};
 
-// How many pages to bring along with this one.
-unsigned window_for(std::uint64_t page, unsigned window_max) noexcept {
+// Behind the last of the pages to bring along with this one: in its group, and more of them the longer a
+// stream goes on.
+std::uint64_t end_of_window(std::uint64_t page) noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
+  const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
   for (Stream& stream : streams) {
     const std::uint64_t next = stream.next.load(kRelaxed);
     if (next == 0 || page < next || page > next + 2) continue;
     const unsigned doubled = stream.window.load(kRelaxed) * 2;
-    const unsigned window = doubled < window_max ? doubled : window_max;
+    const unsigned window = doubled < kWindowMax ? doubled : kWindowMax;
+    const std::uint64_t end = page + 1 + window < group_end ? page + 1 + window : group_end;
     stream.window.store(window, kRelaxed);
-    stream.next.store(page + window + 1, kRelaxed);
-    return window;
+    stream.next.store(end, kRelaxed);
+    return end;
   }
   Stream& stream = streams[next_stream.fetch_add(1, kRelaxed) % kStreams];
   stream.next.store(page + 1, kRelaxed);
   stream.window.store(1, kRelaxed);
-  return 0;
+  return page + 1;
 }
 
 // Since when the system has refused memory for pages that somebody waits for; 0: it does not.
@@ -134,10 +137,9 @@ struct Expander {
 // Memory that is touched for the first time: when that goes on in order, zeros come for the pages behind it
 // too, as far as their group goes and nothing of them is out. False: a fork is under way.
 bool fill_fresh(std::uint64_t page) noexcept {
-  const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const std::uint64_t wanted = page + 1 + window_for(page, kFreshWindowMax);
+  const std::uint64_t wanted = end_of_window(page);
   std::uint64_t end = page + 1;
-  while (end < wanted && end < group_end && !pager.table.get(end).is_out()) ++end;
+  while (end < wanted && !pager.table.get(end).is_out()) ++end;
   const int error =
       pager.faults.copy(pager.table.address_of(page), zero_pages, (end - page) * kPageBytes, os::Wake::later);
   pager.room.note_placed(error == 0 ? end - page : 1);
@@ -179,9 +181,7 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
 }
 
 void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
-  const std::uint64_t group_end = (page / kGroupPages + 1) * kGroupPages;
-  const std::uint64_t wanted = page + 1 + window_for(page, kWindowMax);
-  const std::uint64_t end = wanted < group_end ? wanted : group_end;
+  const std::uint64_t end = end_of_window(page);
   for (std::uint64_t next = page + 1; next < end; ++next) {
     const PageWord word = pager.table.get(next);
     if (word.state() != PageState::stored || Store::is_on_file(word.handle())) continue;
