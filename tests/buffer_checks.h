@@ -6,6 +6,20 @@
 #include "tests/buffer_rig.h"
 
 inline constexpr glebe::paging::ByteRange kOne{0, kExtent};
+inline constexpr glebe::paging::Tier kAllTiers[] = {glebe::paging::Tier::host,
+                                                    glebe::paging::Tier::compressed,
+                                                    glebe::paging::Tier::device, glebe::paging::Tier::file};
+
+// A rig whose pager is open; change(options) says what is other than in BufferRig::options().
+struct OpenRig : BufferRig {
+  OpenRig() : OpenRig([](glebe::paging::BufferPagerOptions&) {}) {}
+  template <class Change>
+  explicit OpenRig(Change change) {
+    glebe::paging::BufferPagerOptions wanted = options();
+    change(wanted);
+    REQUIRE(pager.open(wanted) == glebe::paging::Result::ok);
+  }
+};
 
 inline glebe::paging::BufferHandle make(glebe::paging::BufferPager& pager, std::size_t size_bytes,
                                         const glebe::paging::BufferOptions& options = {}) {
@@ -28,10 +42,18 @@ inline std::vector<glebe::paging::BufferHandle> make_filled(
   return buffers;
 }
 
-inline bool is_resident(glebe::paging::BufferPager& pager, glebe::paging::BufferHandle buffer) {
+inline glebe::paging::BufferInfo info_of(glebe::paging::BufferPager& pager,
+                                         glebe::paging::BufferHandle buffer) {
   glebe::paging::BufferInfo info;
   REQUIRE(pager.info(buffer, &info) == glebe::paging::Result::ok);
-  return info.valid_bytes[static_cast<unsigned>(glebe::paging::Tier::host)] != 0;
+  return info;
+}
+inline std::size_t valid_in(glebe::paging::BufferPager& pager, glebe::paging::BufferHandle buffer,
+                            glebe::paging::Tier tier) {
+  return info_of(pager, buffer).valid_bytes[static_cast<unsigned>(tier)];
+}
+inline bool is_resident(glebe::paging::BufferPager& pager, glebe::paging::BufferHandle buffer) {
+  return valid_in(pager, buffer, glebe::paging::Tier::host) != 0;
 }
 
 inline void require_balance(glebe::paging::BufferPager& pager) {

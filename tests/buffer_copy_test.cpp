@@ -18,7 +18,6 @@ using namespace glebe::paging;
 namespace {
 
 constexpr std::size_t kSize = 3 * kExtent + 5000;
-constexpr Tier kAllTiers[] = {Tier::host, Tier::compressed, Tier::device, Tier::file};
 
 using Bytes = std::vector<std::byte>;
 
@@ -64,8 +63,7 @@ TEST_CASE("mut-B11 fill of whole buffers and of ranges, for every element size, 
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   for (const std::size_t size : {1u, 2u, 3u, 4u, 8u, 12u, 16u, 32u, 64u, 100u, 4096u, 70'000u}) {
     INFO("element of " << size << " bytes");
@@ -96,8 +94,7 @@ TEST_CASE("mut-B11 fill of whole buffers and of ranges, for every element size, 
 }
 
 TEST_CASE("B8 clear: exactly the range reads as zero, and whole extents give their memory back", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   constexpr std::byte kZero[8] = {};
   for (const Tier tier : kAllTiers) {
@@ -106,9 +103,7 @@ TEST_CASE("B8 clear: exactly the range reads as zero, and whole extents give the
     // From the middle of the first extent to the middle of the last one.
     REQUIRE(pager.fill(pair.buffer, {1000, 3 * kExtent}, kZero, nullptr) == Result::ok);
     std::memset(pair.model.data() + 1000, 0, 3 * kExtent);
-    BufferInfo info;
-    REQUIRE(pager.info(pair.buffer, &info) == Result::ok);
-    REQUIRE(info.unbacked_bytes == 2 * kExtent);
+    REQUIRE(info_of(pager, pair.buffer).unbacked_bytes == 2 * kExtent);
     REQUIRE(pair.is_right(pager));
     // Of what is pinned the memory stays, and it reads as zero all the same.
     const PinnedRange pinned = pager.pin(pair.buffer, {0, 100}, Access::read);
@@ -116,8 +111,7 @@ TEST_CASE("B8 clear: exactly the range reads as zero, and whole extents give the
     REQUIRE(is_zero(pinned.data, 100));
     REQUIRE(pager.unpin(pair.buffer, {0, 100}, Access::read) == Result::ok);
     std::memset(pair.model.data(), 0, kSize);
-    REQUIRE(pager.info(pair.buffer, &info) == Result::ok);
-    REQUIRE(info.unbacked_bytes == kSize - kExtent);
+    REQUIRE(info_of(pager, pair.buffer).unbacked_bytes == kSize - kExtent);
     REQUIRE(pair.is_right(pager));
     REQUIRE(pager.close_buffer(pair.buffer) == Result::ok);
   }
@@ -182,8 +176,7 @@ TEST_CASE("mut-B11 copies between and within buffers: full, partial, offsets, ov
 }
 
 TEST_CASE("mut-B11 sizes that do not match are refused, and the error says what and where", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const Pair big(pager, kSize, 1), small(pager, 1000, 2);
   RangeError error;

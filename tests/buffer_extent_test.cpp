@@ -16,7 +16,6 @@ using namespace glebe::paging;
 
 namespace {
 
-constexpr Tier kAllTiers[] = {Tier::host, Tier::compressed, Tier::device, Tier::file};
 constexpr std::size_t kLarge = 512 * kKiB;
 
 // Of a budget of few extents others may have all but one in their hands for a moment: then the budget
@@ -115,10 +114,7 @@ TEST_CASE("0-5 G1 extents of 4 KiB to 2 MiB go through every pair of tiers", "[p
 }
 
 TEST_CASE("G14 a codec makes other numbers of parts of large extents", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.extent_bytes = 512 * kKiB;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.extent_bytes = 512 * kKiB; });
   BufferPager& pager = rig.pager;
   BufferCodec codec = halving();
   BufferOptions of_buffer;
@@ -150,11 +146,10 @@ TEST_CASE("G14 a codec makes other numbers of parts of large extents", "[paging]
 
 TEST_CASE("B6 a large extent of which one part is refused stays as it was, and no part is left behind",
           "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.extent_bytes = 2 * kMiB;
-  options.compressed_bytes = 512 * kKiB;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.extent_bytes = 2 * kMiB;
+    options.compressed_bytes = 512 * kKiB;
+  });
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, 2 * kMiB);
   // Part number 20 does not shrink.

@@ -36,8 +36,7 @@ Counters counters_of(BufferPager& pager) {
 }  // namespace
 
 TEST_CASE("K1 counters start at 0, and each operation moves exactly its own", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   Counters expected{};
   REQUIRE(counters_of(pager) == expected);
@@ -98,8 +97,7 @@ TEST_CASE("K1 counters start at 0, and each operation moves exactly its own", "[
 
 TEST_CASE("K1 failed copies are counted, page-ins by their time, and a snapshot stays what it was",
           "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kSize);
   REQUIRE(fill(pager, buffer, {0, kSize - 4}, 1));
@@ -125,19 +123,14 @@ TEST_CASE("K1 failed copies are counted, page-ins by their time, and a snapshot 
 }
 
 TEST_CASE("mut-B14 a buffer tells bytes by tier, state, dirt and pins", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   BufferOptions options;
   options.usage = Usage::dynamic_use;
   options.type_id = 17;
   const BufferHandle buffer = make(pager, kSize, options);
-  const auto info = [&] {
-    BufferInfo found;
-    REQUIRE(pager.info(buffer, &found) == Result::ok);
-    return found;
-  };
-  const auto in = [&](Tier tier) { return info().valid_bytes[static_cast<unsigned>(tier)]; };
+  const auto info = [&] { return info_of(pager, buffer); };
+  const auto in = [&](Tier tier) { return valid_in(pager, buffer, tier); };
   REQUIRE(info().size_bytes == kSize);
   REQUIRE(info().extents == 3);
   REQUIRE(info().usage == Usage::dynamic_use);
@@ -174,11 +167,10 @@ TEST_CASE("K3 cycles of frames, resizes and page-outs come back to the baseline"
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.workers = 2;
-  options.host_bytes = 20 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.workers = 2;
+    options.host_bytes = 20 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> scene = make_filled(pager, 8);
   REQUIRE(pager.move_many(scene, Operation::swap_to, Tier::file) == Result::ok);

@@ -34,11 +34,10 @@ TEST_CASE("G18 three times the budget: everything readable, never above the budg
 }
 
 TEST_CASE("G18 resident memory of the process stays within the budget and a constant", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.host_bytes = 32 * kMiB;
-  options.compressed_bytes = 0;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.host_bytes = 32 * kMiB;
+    options.compressed_bytes = 0;
+  });
   const std::size_t before = os::process_memory().resident;
   const BufferHandle buffer = make(rig.pager, 192 * kMiB);
   std::size_t most = 0;
@@ -54,10 +53,7 @@ TEST_CASE("G18 resident memory of the process stays within the budget and a cons
 
 TEST_CASE("K2 what is pinned cannot leave: the budget refuses, and the error names the consumers",
           "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.host_bytes = 4 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.host_bytes = 4 * kExtent; });
   BufferPager& pager = rig.pager;
   BufferOptions mesh;
   REQUIRE(pager.host_budget().tag("meshes", &mesh.tag) == BudgetResult::ok);
@@ -65,9 +61,7 @@ TEST_CASE("K2 what is pinned cannot leave: the budget refuses, and the error nam
   const BufferHandle small = make(pager, 2 * kExtent);
   REQUIRE(pager.pin(big, {}, Access::write).result == Result::ok);
   REQUIRE(pager.pin(small, {}, Access::write).result == Result::over_budget);
-  BufferInfo info;
-  REQUIRE(pager.info(small, &info) == Result::ok);
-  REQUIRE(info.pinned_bytes == 0);
+  REQUIRE(info_of(pager, small).pinned_bytes == 0);
   BudgetError error;
   pager.host_budget().report(kExtent, &error);
   REQUIRE(std::string(error.top[0].name) == "meshes");
@@ -86,10 +80,7 @@ TEST_CASE("K2 what is pinned cannot leave: the budget refuses, and the error nam
 }
 
 TEST_CASE("the device tier has a budget of its own, and its victims go elsewhere", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.device_bytes = 4 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.device_bytes = 4 * kExtent; });
   const std::vector<BufferHandle> buffers = make_filled(rig.pager, 12);
   for (const BufferHandle buffer : buffers) {
     REQUIRE(rig.pager.move(buffer, {}, Operation::swap_to, Tier::device) == Result::ok);
@@ -102,13 +93,12 @@ TEST_CASE("the device tier has a budget of its own, and its victims go elsewhere
 
 TEST_CASE("with host and device full and no store a swap is refused at once, and nothing is lost",
           "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.compressed_bytes = 0;
-  options.directory = nullptr;
-  options.host_bytes = 4 * kExtent;
-  options.device_bytes = 4 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.compressed_bytes = 0;
+    options.directory = nullptr;
+    options.host_bytes = 4 * kExtent;
+    options.device_bytes = 4 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   std::vector<BufferHandle> buffers = make_filled(pager, 4);
   for (const BufferHandle buffer : buffers) {
@@ -128,12 +118,11 @@ TEST_CASE("with host and device full and no store a swap is refused at once, and
 }
 
 TEST_CASE("a full disk keeps everything in memory and says so", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.compressed_bytes = 0;
-  options.file_bytes = 4 * kExtent;
-  options.host_bytes = 8 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.compressed_bytes = 0;
+    options.file_bytes = 4 * kExtent;
+    options.host_bytes = 8 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> buffers = make_filled(pager, 8);
   REQUIRE(pager.reclaim(8 * kExtent) == 4 * kExtent);
@@ -167,11 +156,10 @@ TEST_CASE("G6 reclaim takes the victims of the policy, and no more than asked fo
 
 TEST_CASE("0-7 fixed buffers stay, streaming ones go first, dynamic ones only under severe pressure",
           "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.host_bytes = 100 * kExtent;
-  options.trigger = TriggerKind::pressure;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.host_bytes = 100 * kExtent;
+    options.trigger = TriggerKind::pressure;
+  });
   BufferPager& pager = rig.pager;
   const auto fixed = make_filled(pager, 30, Usage::fixed);
   const auto dynamic = make_filled(pager, 30, Usage::dynamic_use);
@@ -202,12 +190,11 @@ TEST_CASE("0-7 fixed buffers stay, streaming ones go first, dynamic ones only un
 }
 
 TEST_CASE("G7 a crawl does nothing below the threshold and reaches the target above it", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.trigger = TriggerKind::pressure;
-  options.victims = VictimKind::lru;
-  options.host_bytes = 200 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.trigger = TriggerKind::pressure;
+    options.victims = VictimKind::lru;
+    options.host_bytes = 200 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   std::vector<BufferHandle> buffers = make_filled(pager, 160);
   REQUIRE(pager.pressure(Tier::host) == 800'000);
@@ -238,38 +225,28 @@ TEST_CASE("G7 a crawl looks at the percentage asked for, and at ten at least", "
     require_contents(rig.pager, buffers);
     require_balance(rig.pager);
   }
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.trigger = TriggerKind::age;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.trigger = TriggerKind::age; });
   const std::vector<BufferHandle> buffers = make_filled(rig.pager, 40);
   for (unsigned i = 0; i < 21; ++i) rig.pager.advance_epoch();
   REQUIRE(rig.pager.crawl(10) == 10 * kExtent);
 }
 
 TEST_CASE("G9 epochs advance, a use makes an extent young, and age decides at its limit", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.trigger = TriggerKind::age;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.trigger = TriggerKind::age; });
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> buffers = make_filled(pager, 20);
   for (unsigned i = 1; i <= 20; ++i) REQUIRE(pager.advance_epoch() == i);
-  BufferInfo info;
-  REQUIRE(pager.info(buffers[0], &info) == Result::ok);
-  REQUIRE(info.age == 20);
+  REQUIRE(info_of(pager, buffers[0]).age == 20);
   REQUIRE(pager.crawl(100) == 0);  // not above the limit of 20
   REQUIRE(holds(pager, buffers[3], kOne, 3));
-  REQUIRE(pager.info(buffers[3], &info) == Result::ok);
-  REQUIRE(info.age == 0);
+  REQUIRE(info_of(pager, buffers[3]).age == 0);
   pager.advance_epoch();
   REQUIRE(pager.crawl(100) == 19 * kExtent);
   REQUIRE(is_resident(pager, buffers[3]));
 }
 
 TEST_CASE("G12 mut-A09 names: found, missing, removed; creating again returns what is there", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   BufferOptions options;
   options.name = "terrain";
@@ -308,11 +285,10 @@ TEST_CASE("G16 the sums hold after each step", "[paging]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.host_bytes = 20 * kExtent;
-  options.device_bytes = 8 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.host_bytes = 20 * kExtent;
+    options.device_bytes = 8 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   struct Entry {
     BufferHandle handle;
@@ -409,10 +385,7 @@ TEST_CASE("0-17 the monitor reads the machine, and its pressure counts when it i
   REQUIRE(sample.group_bytes > 1 * kMiB);
   REQUIRE(sample.group_limit_bytes >= sample.group_bytes);
   REQUIRE(monitor.pressure() > 0);
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.watch_system = true;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.watch_system = true; });
   REQUIRE(rig.pager.host_budget().used_bytes() == 0);
   REQUIRE(rig.pager.pressure(Tier::host) > 0);
 }

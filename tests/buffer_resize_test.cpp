@@ -20,7 +20,6 @@ using namespace glebe::paging;
 namespace {
 
 constexpr std::size_t kPage = 4096;
-constexpr Tier kAllTiers[] = {Tier::host, Tier::compressed, Tier::device, Tier::file};
 constexpr std::size_t kSizes[] = {
     1,           100,         kPage,           kPage + 8,           kExtent - 8, kExtent,
     kExtent + 8, 2 * kExtent, 2 * kExtent + 5, 3 * kExtent - kPage, 5 * kExtent, 9 * kExtent + 1234};
@@ -54,8 +53,7 @@ bool has_bytes(BufferPager& pager, BufferHandle buffer, std::size_t written, std
 
 TEST_CASE("B8 resize keeps min(old, new) bytes in every residency state, and what is new is zero",
           "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   std::uint64_t seed = 1;
   for (const Tier tier : kAllTiers) {
@@ -88,8 +86,7 @@ TEST_CASE("B8 resize keeps min(old, new) bytes in every residency state, and wha
 }
 
 TEST_CASE("B8 resize leaves what is out where it is, and gives back what is cut off", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, 8 * kExtent);
   REQUIRE(write_bytes(pager, buffer, 0, 8 * kExtent, 3));
@@ -106,12 +103,9 @@ TEST_CASE("B8 resize leaves what is out where it is, and gives back what is cut 
   REQUIRE(pager.store_stats().file_objects == 3);
   // A resident buffer gives memory back to the system.
   REQUIRE(has_bytes(pager, buffer, 4 * kExtent - kPage, 3));
-  BufferInfo info;
-  REQUIRE(pager.info(buffer, &info) == Result::ok);
-  REQUIRE(os::resident_bytes(info.address, 4 * kExtent) == 4 * kExtent - kPage);
+  REQUIRE(os::resident_bytes(info_of(pager, buffer).address, 4 * kExtent) == 4 * kExtent - kPage);
   REQUIRE(pager.resize(buffer, kPage + 1) == Result::ok);
-  REQUIRE(pager.info(buffer, &info) == Result::ok);
-  REQUIRE(os::resident_bytes(info.address, 4 * kExtent) == 2 * kPage);
+  REQUIRE(os::resident_bytes(info_of(pager, buffer).address, 4 * kExtent) == 2 * kPage);
   REQUIRE(pager.host_budget().used_bytes() == 2 * kPage);
   // What was cut off does not come back with the next growth.
   REQUIRE(pager.resize(buffer, 4 * kExtent) == Result::ok);
@@ -125,11 +119,10 @@ TEST_CASE("B8 random sizes of many buffers against models: places run out and bu
   for (const VictimKind kind :
        {VictimKind::lru, VictimKind::s3_fifo, VictimKind::largest, VictimKind::two_q}) {
     Random random(seed);
-    BufferRig rig;
-    BufferPagerOptions options = rig.options();
-    options.host_bytes = 40 * kExtent;
-    options.victims = kind;
-    REQUIRE(rig.pager.open(options) == Result::ok);
+    OpenRig rig([&](BufferPagerOptions& options) {
+      options.host_bytes = 40 * kExtent;
+      options.victims = kind;
+    });
     BufferPager& pager = rig.pager;
     constexpr std::size_t kCount = 12;
     BufferHandle buffers[kCount];
@@ -143,13 +136,11 @@ TEST_CASE("B8 random sizes of many buffers against models: places run out and bu
     for (unsigned step = 0; step < 1500; ++step) {
       const std::size_t i = random.below(kCount);
       INFO("step " << step << " buffer " << i);
-      BufferInfo before, after;
-      REQUIRE(pager.info(buffers[i], &before) == Result::ok);
+      const std::byte* const before = info_of(pager, buffers[i]).address;
       const std::size_t size =
           random.one_in(4) ? kSizes[random.below(std::size(kSizes))] : 1 + random.below(6 * kExtent);
       REQUIRE(pager.resize(buffers[i], size) == Result::ok);
-      REQUIRE(pager.info(buffers[i], &after) == Result::ok);
-      moved += after.address != before.address ? 1 : 0;
+      moved += info_of(pager, buffers[i]).address != before ? 1 : 0;
       sizes[i] = size;
       if (written[i] > size) written[i] = size;
       const std::size_t other = random.below(kCount);
@@ -214,11 +205,10 @@ TEST_CASE("B8 mut-B12 readers and page-outs go on while a buffer is resized: eve
           "[paging]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.workers = 2;
-  options.host_bytes = 12 * kExtent;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.workers = 2;
+    options.host_bytes = 12 * kExtent;
+  });
   BufferPager& pager = rig.pager;
   constexpr std::size_t kLeast = 2 * kExtent + 100;  // always there
   const BufferHandle buffer = make(pager, 4 * kExtent);
@@ -272,8 +262,7 @@ TEST_CASE("B8 mut-B12 readers and page-outs go on while a buffer is resized: eve
 }
 
 TEST_CASE("B8 0-20 compact gives back what nothing lies in", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> buffers = make_filled(pager, 200);
   for (std::size_t i = 0; i < buffers.size(); ++i) {

@@ -9,6 +9,8 @@
 #include "tests/catch.h"
 #include "tests/random.h"
 
+#include "tests/buffer_checks.h"
+
 using namespace glebe;
 using namespace glebe::paging;
 
@@ -17,29 +19,6 @@ namespace {
 constexpr std::size_t kSize = 5 * kExtent + 8000;  // a short last extent, and a page that is not full
 constexpr ByteRange kAll{0, kSize};
 
-BufferHandle make(BufferPager& pager, std::size_t size_bytes, const BufferOptions& options = {}) {
-  BufferHandle handle = 0;
-  REQUIRE(pager.create(size_bytes, options, &handle) == Result::ok);
-  return handle;
-}
-
-BufferInfo info_of(BufferPager& pager, BufferHandle handle) {
-  BufferInfo info;
-  REQUIRE(pager.info(handle, &info) == Result::ok);
-  return info;
-}
-
-std::size_t valid_in(BufferPager& pager, BufferHandle handle, Tier tier) {
-  return info_of(pager, handle).valid_bytes[static_cast<unsigned>(tier)];
-}
-
-void require_balance(BufferPager& pager) {
-  const BufferPagerStats stats = pager.stats();
-  REQUIRE(stats.resident_bytes + stats.paged_out_bytes + stats.unbacked_bytes == stats.total_bytes);
-  REQUIRE(pager.validate());
-}
-
-constexpr Tier kAllTiers[] = {Tier::host, Tier::compressed, Tier::device, Tier::file};
 const char* name_of(Tier tier) {
   constexpr const char* kNames[] = {"host", "compressed", "device", "file"};
   return kNames[static_cast<unsigned>(tier)];
@@ -48,8 +27,7 @@ const char* name_of(Tier tier) {
 }  // namespace
 
 TEST_CASE("G1 0-9 mut-A01 every pair of tiers round-trips with identical content", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   std::uint64_t seed = 1;
   for (const Tier from : kAllTiers) {
@@ -82,8 +60,7 @@ TEST_CASE("G1 0-9 mut-A01 every pair of tiers round-trips with identical content
 }
 
 TEST_CASE("G1 paging keeps the memory, swapping gives it back to the system", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, 4 * kMiB);
   const ByteRange all{0, 4 * kMiB};
@@ -103,8 +80,7 @@ TEST_CASE("G1 paging keeps the memory, swapping gives it back to the system", "[
 }
 
 TEST_CASE("B3 0-8 mut-A08 a second page-out of a clean extent costs no I/O", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kSize);
   REQUIRE(fill(pager, buffer, kAll, 3));
@@ -126,8 +102,7 @@ TEST_CASE("B3 0-8 mut-A08 a second page-out of a clean extent costs no I/O", "[p
 }
 
 TEST_CASE("G2 discarding from each tier, and from none, leaves zeros and no copies", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   for (const Tier tier : kAllTiers) {
     const BufferHandle buffer = make(pager, kSize);
@@ -184,8 +159,7 @@ TEST_CASE("G3 implicit page-ins are counted, and refused when they are off", "[p
 }
 
 TEST_CASE("B9 pins nest, and what is pinned does not leave", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kSize);
   REQUIRE(fill(pager, buffer, kAll, 21));
@@ -215,8 +189,7 @@ TEST_CASE("B9 pins nest, and what is pinned does not leave", "[paging]") {
 
 TEST_CASE("B4 a write after a copy makes the copies invalid, and the next reader sees the new bytes",
           "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kExtent);
   const ByteRange all{0, kExtent};
@@ -242,8 +215,7 @@ TEST_CASE("B4 a write after a copy makes the copies invalid, and the next reader
 }
 
 TEST_CASE("B5 the only valid copy is invalidated by nobody", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   const BufferHandle buffer = make(rig.pager, kSize);
   REQUIRE(fill(rig.pager, buffer, kAll, 4));
   REQUIRE(rig.pager.move(buffer, {}, Operation::invalidate, Tier::host) == Result::last_copy);
@@ -256,8 +228,7 @@ TEST_CASE("B5 the only valid copy is invalidated by nobody", "[paging]") {
 }
 
 TEST_CASE("B6 a device that refuses memory or transfers leaves the old state intact", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kExtent);
   const ByteRange all{0, kExtent};
@@ -282,8 +253,7 @@ TEST_CASE("G13 mut-A02 parts and wholes go out and come back in any mixture", "[
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   Random random(seed);
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   constexpr unsigned kParts = 24;
   const std::size_t part = 20'000 / 8 * 8;  // parts and extents do not coincide
@@ -351,8 +321,7 @@ int decode_runs(void* context, const void* from, std::size_t size, void* to, std
 
 TEST_CASE("G14 mut-A14 a codec stores its own form; what it refuses stays, another type is refused",
           "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   unsigned calls = 0;
   const BufferCodec codec{encode_runs, decode_runs, &calls};
@@ -394,8 +363,7 @@ TEST_CASE("G14 mut-A14 a codec stores its own form; what it refuses stays, anoth
 }
 
 TEST_CASE("B1 sizes, ranges and handles that make no sense are refused", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   BufferHandle handle = 0;
   REQUIRE(pager.create(0, {}, &handle) == Result::bad_argument);
@@ -423,8 +391,7 @@ TEST_CASE("B1 sizes, ranges and handles that make no sense are refused", "[pagin
 }
 
 TEST_CASE("mut-B13 a buffer that is closed while it is pinned stays until it is unpinned", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kSize);
   const PinnedRange pinned = pager.pin(buffer, {}, Access::write);
@@ -439,12 +406,11 @@ TEST_CASE("mut-B13 a buffer that is closed while it is pinned stays until it is 
 }
 
 TEST_CASE("G1 without a tier its operations say so, and nothing is lost", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.directory = nullptr;
-  options.compressed_bytes = 0;
-  options.device = nullptr;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) {
+    options.directory = nullptr;
+    options.compressed_bytes = 0;
+    options.device = nullptr;
+  });
   const BufferHandle buffer = make(rig.pager, kSize);
   REQUIRE(fill(rig.pager, buffer, kAll, 6));
   for (const Tier tier : {Tier::compressed, Tier::device, Tier::file}) {
@@ -458,8 +424,7 @@ TEST_CASE("G1 without a tier its operations say so, and nothing is lost", "[pagi
 }
 
 TEST_CASE("the compressed tier refuses what does not shrink; eviction goes on to the file", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   const BufferHandle buffer = make(pager, kExtent);
   PinnedRange pinned = pager.pin(buffer, {}, Access::write);

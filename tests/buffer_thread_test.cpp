@@ -21,8 +21,7 @@ using namespace glebe;
 using namespace glebe::paging;
 
 TEST_CASE("G12 mut-A10 threads that open one name get one buffer, and the last one out ends it", "[paging]") {
-  BufferRig rig;
-  REQUIRE(rig.pager.open(rig.options()) == Result::ok);
+  OpenRig rig;
   BufferPager& pager = rig.pager;
   constexpr unsigned kThreads = 8;
   const unsigned rounds = kThreadSanitizer ? 500 : 20'000;
@@ -60,10 +59,7 @@ TEST_CASE("G12 mut-A10 threads that open one name get one buffer, and the last o
 TEST_CASE("G4 mut-A11 asynchronous moves: results, mixed order, and waiting for all of them", "[paging]") {
   for (const unsigned workers : {0u, 1u, 4u}) {
     INFO("workers " << workers);
-    BufferRig rig;
-    BufferPagerOptions options = rig.options();
-    options.workers = workers;
-    REQUIRE(rig.pager.open(options) == Result::ok);
+    OpenRig rig([&](BufferPagerOptions& options) { options.workers = workers; });
     BufferPager& pager = rig.pager;
     const std::vector<BufferHandle> buffers = make_filled(pager, 60);
     std::vector<Ticket> tickets;
@@ -126,19 +122,22 @@ struct Gate {
   }
 };
 
+// A buffer of an extent, filled with 1, whose page-outs stop at the gate.
+BufferHandle make_gated(BufferPager& pager, const Gate& gate) {
+  BufferOptions options;
+  options.codec = &gate.codec;
+  const BufferHandle buffer = make(pager, kExtent, options);
+  REQUIRE(fill(pager, buffer, kOne, 1));
+  return buffer;
+}
+
 }  // namespace
 
 TEST_CASE("G4 B7 a call returns while its work goes on; what did not begin can be cancelled", "[paging]") {
-  BufferRig rig;
   Gate gate;
-  BufferPagerOptions options = rig.options();
-  options.workers = 1;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.workers = 1; });
   BufferPager& pager = rig.pager;
-  BufferOptions coded;
-  coded.codec = &gate.codec;
-  const BufferHandle first = make(pager, kExtent, coded), second = make(pager, kExtent);
-  REQUIRE(fill(pager, first, kOne, 1));
+  const BufferHandle first = make_gated(pager, gate), second = make(pager, kExtent);
   REQUIRE(fill(pager, second, kOne, 2));
   Ticket running = 0, waiting = 0, cancelled = 0;
   REQUIRE(pager.move_async(first, {}, {Operation::swap_to, Tier::file}, &running) == Result::ok);
@@ -174,16 +173,10 @@ TEST_CASE("G4 B7 a call returns while its work goes on; what did not begin can b
 
 TEST_CASE("N19 0-14 asynchronous page-outs that queue up leave with one write, each with its own result",
           "[paging]") {
-  BufferRig rig;
   Gate gate;
-  BufferPagerOptions options = rig.options();
-  options.workers = 1;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.workers = 1; });
   BufferPager& pager = rig.pager;
-  BufferOptions coded;
-  coded.codec = &gate.codec;
-  const BufferHandle first = make(pager, kExtent, coded);
-  REQUIRE(fill(pager, first, kOne, 1));
+  const BufferHandle first = make_gated(pager, gate);
   constexpr std::size_t kCount = 300, kSmall = 8192;
   constexpr std::size_t kPinned = 77, kCancelled = 130;
   std::vector<BufferHandle> buffers;
@@ -253,10 +246,7 @@ struct Told {
 TEST_CASE("G4 0-14 a completion is told once, with the result, before its ticket is done", "[paging]") {
   for (const unsigned workers : {0u, 1u, 4u}) {
     INFO("workers " << workers);
-    BufferRig rig;
-    BufferPagerOptions options = rig.options();
-    options.workers = workers;
-    REQUIRE(rig.pager.open(options) == Result::ok);
+    OpenRig rig([&](BufferPagerOptions& options) { options.workers = workers; });
     BufferPager& pager = rig.pager;
     const std::vector<BufferHandle> buffers = make_filled(pager, 40);
     std::vector<std::unique_ptr<Told>> told;
@@ -302,16 +292,10 @@ TEST_CASE("G4 0-14 a completion is told once, with the result, before its ticket
 }
 
 TEST_CASE("B7 0-14 whoever cancels is told by the completion before the call returns", "[paging]") {
-  BufferRig rig;
   Gate gate;
-  BufferPagerOptions options = rig.options();
-  options.workers = 1;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.workers = 1; });
   BufferPager& pager = rig.pager;
-  BufferOptions coded;
-  coded.codec = &gate.codec;
-  const BufferHandle first = make(pager, kExtent, coded), second = make(pager, kExtent);
-  REQUIRE(fill(pager, first, kOne, 1));
+  const BufferHandle first = make_gated(pager, gate), second = make(pager, kExtent);
   REQUIRE(fill(pager, second, kOne, 2));
   Told running, waiting;
   Ticket one = 0, two = 0;
@@ -341,15 +325,9 @@ TEST_CASE("mut-B13 a buffer that is closed, and a pager that ends, while transfe
   Gate gate;
   Told told_coded, told;
   {
-    BufferRig rig;
-    BufferPagerOptions options = rig.options();
-    options.workers = 2;
-    REQUIRE(rig.pager.open(options) == Result::ok);
+    OpenRig rig([](BufferPagerOptions& options) { options.workers = 2; });
     BufferPager& pager = rig.pager;
-    BufferOptions coded;
-    coded.codec = &gate.codec;
-    const BufferHandle first = make(pager, kExtent, coded), second = make(pager, kExtent);
-    REQUIRE(fill(pager, first, kOne, 1));
+    const BufferHandle first = make_gated(pager, gate), second = make(pager, kExtent);
     REQUIRE(fill(pager, second, kOne, 2));
     REQUIRE(pager.move_async(first, {}, {Operation::swap_to, Tier::file, told_coded.completion()}, nullptr) ==
             Result::ok);
@@ -377,16 +355,10 @@ TEST_CASE("mut-B13 a buffer that is closed, and a pager that ends, while transfe
 }
 
 TEST_CASE("mut-A06 a slow page-out of one extent holds up nobody else", "[paging]") {
-  BufferRig rig;
   Gate gate;
-  BufferPagerOptions options = rig.options();
-  options.workers = 1;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.workers = 1; });
   BufferPager& pager = rig.pager;
-  BufferOptions coded;
-  coded.codec = &gate.codec;
-  const BufferHandle slow = make(pager, kExtent, coded);
-  REQUIRE(fill(pager, slow, kOne, 1));
+  const BufferHandle slow = make_gated(pager, gate);
   Ticket ticket = 0;
   REQUIRE(pager.move_async(slow, {}, {Operation::swap_to, Tier::file}, &ticket) == Result::ok);
   gate.wait_for(1);
@@ -405,10 +377,7 @@ TEST_CASE("mut-A06 a slow page-out of one extent holds up nobody else", "[paging
 }
 
 TEST_CASE("G8 the crawler starts, changes, stops, and is not there after the end", "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.trigger = TriggerKind::age;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.trigger = TriggerKind::age; });
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> buffers = make_filled(pager, 30);
   for (unsigned i = 0; i < 30; ++i) pager.advance_epoch();
@@ -518,10 +487,7 @@ TEST_CASE("G15 mut-B12 0-23 mut-A13 threads read and write while others page out
 
 TEST_CASE("a forked child can only close the pager; what was pinned is still there, the parent is unharmed",
           "[paging]") {
-  BufferRig rig;
-  BufferPagerOptions options = rig.options();
-  options.workers = 2;
-  REQUIRE(rig.pager.open(options) == Result::ok);
+  OpenRig rig([](BufferPagerOptions& options) { options.workers = 2; });
   BufferPager& pager = rig.pager;
   const std::vector<BufferHandle> buffers = make_filled(pager, 10);
   REQUIRE(pager.start_crawler(1, 10) == Result::ok);

@@ -87,12 +87,6 @@ bool can_write(std::byte* page) {
   return os::advise_call(page, kPageBytes, kAdvicePopulateWrite) == 0;
 }
 
-// Runs in a child that pages; 0 when all is right.
-template <class Body>
-int with_pager(Body body) {
-  return in_child([body] { return begin(kBudget) == PagerMode::uffd ? body() : 1; });
-}
-
 int unmaps_a_part() {
   std::byte* const base = mapping_that_is_out(1000);
   if (base == nullptr) return 2;
@@ -186,29 +180,29 @@ int keeps_a_part() {
 }  // namespace
 
 TEST_CASE("munmap of a part that is out leaves nothing of it, and the rest as it was", "[paging]") {
-  if (may_page()) CHECK(with_pager(unmaps_a_part) == 0);
+  if (may_page()) CHECK(in_paging_child(unmaps_a_part) == 0);
 }
 
 TEST_CASE("MADV_DONTNEED of a part that is out leaves zeros, and the rest as it was", "[paging]") {
-  if (may_page()) CHECK(with_pager(discards_a_part) == 0);
+  if (may_page()) CHECK(in_paging_child(discards_a_part) == 0);
 }
 
 TEST_CASE("mremap takes pages along that are out", "[paging]") {
-  if (may_page()) CHECK(with_pager(moves) == 0);
+  if (may_page()) CHECK(in_paging_child(moves) == 0);
 }
 
 TEST_CASE("mremap of what the kernel moves takes pages along that are out", "[paging]") {
-  if (may_page()) CHECK(with_pager(moves_by_the_kernel) == 0);
+  if (may_page()) CHECK(in_paging_child(moves_by_the_kernel) == 0);
 }
 
 TEST_CASE("mprotect of pages that are out keeps contents, and holds where mremap takes them", "[paging]") {
-  if (may_page()) CHECK(with_pager(protects) == 0);
+  if (may_page()) CHECK(in_paging_child(protects) == 0);
 }
 
 TEST_CASE("mmap over pages that are out gives zeros, and what is written there can go out", "[paging]") {
-  if (may_page()) CHECK(with_pager(replaces_a_part) == 0);
+  if (may_page()) CHECK(in_paging_child(replaces_a_part) == 0);
 }
 
 TEST_CASE("What a child must not get comes back and stays, until something takes its place", "[paging]") {
-  if (may_page()) CHECK(with_pager(keeps_a_part) == 0);
+  if (may_page()) CHECK(in_paging_child(keeps_a_part) == 0);
 }

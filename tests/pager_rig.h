@@ -32,8 +32,14 @@ inline glebe::paging::PagerOptions options_of(std::size_t budget_bytes) {
   return options;
 }
 
-inline glebe::paging::PagerMode begin(std::size_t budget_bytes) {
-  return glebe::paging::start_pager(options_of(budget_bytes));
+// The status that `body` returned in a child that pages, as in_child() says it; 1 as well when the child does
+// not page.
+template <class Body>
+int in_paging_child(Body body) {
+  return in_child([body] {
+    const bool is_paging = glebe::paging::start_pager(options_of(kBudget)) == glebe::paging::PagerMode::uffd;
+    return is_paging ? body() : 1;
+  });
 }
 
 // Blocks whose contents follow from their number.

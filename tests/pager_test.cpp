@@ -46,7 +46,6 @@ int keeps_contents(const PagerOptions& options) {
 }
 
 int drops_unread() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(3 * kBudget);
   if (!eventually(is_within_budget)) return 2;
   const PagerStats before = pager_stats();
@@ -64,7 +63,6 @@ int drops_unread() {
 }
 
 int threads_and_writers() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(2 * kBudget);
   std::atomic<std::size_t> wrong{0};
   std::vector<std::thread> threads;
@@ -91,7 +89,6 @@ int threads_and_writers() {
 }
 
 int forks() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   std::vector<Block> blocks = make_blocks(2 * kBudget);
   if (!eventually(is_within_budget)) return 2;
   for (int round = 0; round < 6; ++round) {
@@ -170,7 +167,6 @@ void touch_some(int) {
 }
 
 int signals_while_freeing() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(2 * kBudget);
   touched_blocks = &blocks;
   struct sigaction action = {};
@@ -214,7 +210,6 @@ std::vector<const volatile std::byte*> empty_staged_pages(const std::vector<Bloc
 // Every fault server may be busy with such a page at once, and the evictor as well: none of them may wait for
 // another fault to be answered.
 int staged_without_memory() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(2 * kBudget);
   if (!eventually(is_within_budget)) return 2;
   std::size_t emptied_count = 0, wrong_count = 0;
@@ -234,7 +229,6 @@ int staged_without_memory() {
 }
 
 int system_calls() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   constexpr std::size_t kBytes = 4 * kMiB;
   auto* text = static_cast<char*>(allocate(kBytes));
   for (std::size_t i = 0; i < kBytes; ++i) text[i] = static_cast<char>(i * 31 % 251);
@@ -291,7 +285,6 @@ int takes_largest_first() {
 }
 
 int remembers_what_was_saved() {
-  if (begin(kBudget) != PagerMode::uffd) return 1;
   const std::vector<Block> blocks = make_blocks(3 * kBudget);
   if (!eventually([] { return pager_stats().saved_bytes_peak >= kBudget / 2; })) return 2;
   const PagerStats then = pager_stats();
@@ -385,8 +378,7 @@ TEST_CASE("largest takes medium blocks before slabs, though slabs lie first", "[
 }
 
 TEST_CASE("What was saved is told after it came back", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(remembers_what_was_saved) == 0);
+  if (may_page()) CHECK(in_paging_child(remembers_what_was_saved) == 0);
 }
 
 TEST_CASE("A budget that is a share follows the limit of the control group", "[paging]") {
@@ -400,18 +392,15 @@ TEST_CASE("A budget that is a share follows the limit of the control group", "[p
 }
 
 TEST_CASE("Blocks that are freed while they are out are never read", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(drops_unread) == 0);
+  if (may_page()) CHECK(in_paging_child(drops_unread) == 0);
 }
 
 TEST_CASE("G15 mut-A13 writers on four threads lose nothing to page-outs", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(threads_and_writers) == 0);
+  if (may_page()) CHECK(in_paging_child(threads_and_writers) == 0);
 }
 
 TEST_CASE("Forked children and their children see every byte and serve themselves", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(forks) == 0);
+  if (may_page()) CHECK(in_paging_child(forks) == 0);
 }
 
 TEST_CASE("A child does not wait for reads and writes that its parent had under way", "[paging]") {
@@ -424,18 +413,15 @@ TEST_CASE("A child does not wait for reads and writes that its parent had under 
 }
 
 TEST_CASE("A signal handler may touch cold memory while its thread frees", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(signals_while_freeing) == 0);
+  if (may_page()) CHECK(in_paging_child(signals_while_freeing) == 0);
 }
 
 TEST_CASE("A staged page that has no memory reads as zero and keeps nobody waiting", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(staged_without_memory) == 0);
+  if (may_page()) CHECK(in_paging_child(staged_without_memory) == 0);
 }
 
 TEST_CASE("System calls work on memory that is out", "[paging]") {
-  if (!may_page()) return;
-  CHECK(in_child(system_calls) == 0);
+  if (may_page()) CHECK(in_paging_child(system_calls) == 0);
 }
 
 TEST_CASE("A directory that is missing keeps paging off", "[paging]") {
