@@ -190,6 +190,16 @@ Result AddressSpace::unmap(cuda::DevicePointer address, std::size_t size_bytes) 
   return Result::success;
 }
 
+// Whether any of a range of whole mappings is memory of the device.
+bool AddressSpace::holds_device_memory(cuda::DevicePointer address, std::size_t size_bytes) noexcept {
+  for (cuda::DevicePointer at = address; at < address + size_bytes;) {
+    const Mapping& mapping = *mapping_at(at);
+    if (mapping.piece->properties.location.type == cuda::LocationType::device) return true;
+    at += mapping.size_bytes;
+  }
+  return false;
+}
+
 bool AddressSpace::apply(Mapping& mapping, const cuda::AccessDescription& access) noexcept {
   const int protection = protection_of(access.flags);
   if (access.location.type == cuda::LocationType::device) {
@@ -210,15 +220,11 @@ bool AddressSpace::apply(Mapping& mapping, const cuda::AccessDescription& access
 Result AddressSpace::set_access(cuda::DevicePointer address, std::size_t size_bytes,
                                 std::span<const cuda::AccessDescription> access) noexcept {
   if (!is_whole(address, size_bytes)) return Result::invalid_value;
+  const bool is_of_device = holds_device_memory(address, size_bytes);
   for (const cuda::AccessDescription& entry : access) {
     if (!is_valid(entry)) return Result::invalid_value;
-    if (entry.location.type == cuda::LocationType::device) continue;
     // Memory of the device cannot be made accessible to the host.
-    for (cuda::DevicePointer at = address; at < address + size_bytes; at += mapping_at(at)->size_bytes) {
-      if (mapping_at(at)->piece->properties.location.type == cuda::LocationType::device) {
-        return Result::invalid_value;
-      }
-    }
+    if (entry.location.type != cuda::LocationType::device && is_of_device) return Result::invalid_value;
   }
   for (cuda::DevicePointer at = address; at < address + size_bytes;) {
     Mapping& mapping = *mapping_at(at);

@@ -74,6 +74,7 @@ class AddressSpace {
   [[nodiscard]] std::uint32_t granule_of(cuda::DevicePointer address) const noexcept;
   [[nodiscard]] bool is_bare(cuda::DevicePointer address, std::size_t size_bytes) noexcept;
   [[nodiscard]] bool is_whole(cuda::DevicePointer address, std::size_t size_bytes) noexcept;
+  [[nodiscard]] bool holds_device_memory(cuda::DevicePointer address, std::size_t size_bytes) noexcept;
   [[nodiscard]] bool make_bare(cuda::DevicePointer address, std::size_t size_bytes) noexcept;
   [[nodiscard]] bool apply(Mapping& mapping, const cuda::AccessDescription& access) noexcept;
 

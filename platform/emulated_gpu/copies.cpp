@@ -16,7 +16,6 @@ cuda::DevicePointer address_of(const void* host) noexcept { return reinterpret_c
 
 }  // namespace
 
-// NOLINTNEXTLINE(readability-function-size)
 std::byte* Machine::locate(DevicePointer address, std::size_t size_bytes, Operand kind,
                            cuda::AccessFlags access) noexcept {
   using Side = AddressSpace::Side;

@@ -101,24 +101,26 @@ cuda::Result PhysicalMemory::create(const cuda::AllocationProperties& properties
   const cuda::LocationType type = properties.location.type;
   if (!charge(type, size_bytes)) return cuda::Result::out_of_memory;
   Piece* piece = pieces_.take();
-  if (piece != nullptr) {
-    piece->properties = properties;
-    piece->size_bytes = size_bytes;
-    piece->handles = 1;
-    if (place(*piece)) {
-      ++created_;
-      piece->is_counted = true;
-      if (poison(*piece)) {
-        *made = piece;
-        return cuda::Result::success;
-      }
-      drop_handle(piece);
-      return cuda::Result::operating_system;
-    }
-    pieces_.give_back(piece);
+  if (piece == nullptr) {
+    discharge(type, size_bytes);
+    return cuda::Result::out_of_memory;
   }
-  discharge(type, size_bytes);
-  return cuda::Result::out_of_memory;
+  piece->properties = properties;
+  piece->size_bytes = size_bytes;
+  piece->handles = 1;
+  if (!place(*piece)) {
+    pieces_.give_back(piece);
+    discharge(type, size_bytes);
+    return cuda::Result::out_of_memory;
+  }
+  ++created_;
+  piece->is_counted = true;
+  if (!poison(*piece)) {
+    drop_handle(piece);
+    return cuda::Result::operating_system;
+  }
+  *made = piece;
+  return cuda::Result::success;
 }
 
 void PhysicalMemory::drop_handle(Piece* piece) noexcept {

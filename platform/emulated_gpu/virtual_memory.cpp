@@ -101,11 +101,11 @@ Result Machine::mem_get_access(unsigned long long* flags, const Location* locati
   switch (location->type) {
     case LocationType::device:
       if (location->id != 0) return Result::invalid_value;
-      *flags = mapping->device;
+      *flags = static_cast<unsigned>(mapping->device);
       return Result::success;
     case LocationType::host:
     case LocationType::host_numa:
-      *flags = mapping->host;
+      *flags = static_cast<unsigned>(mapping->host);
       return Result::success;
     default:
       return Result::invalid_value;
