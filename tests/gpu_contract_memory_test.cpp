@@ -189,6 +189,7 @@ TEST_CASE("X contract: only whole mappings are unmapped, several with one call",
     rig.expect(Probe::unmap_part, driver.mem_unmap(address, kGranule));
     rig.expect(Probe::unmap_part, driver.mem_unmap(address + kGranule, kGranule));
     rig.expect(Probe::unmap_part, driver.mem_unmap(address, 3 * kGranule));
+    rig.expect(Probe::unmap_part, driver.mem_unmap(address + kGranule, 2 * kGranule));
     rig.expect(Probe::unmap_size_0, driver.mem_unmap(address, 0));
     rig.expect(Probe::unmap_null, driver.mem_unmap(0, kGranule));
     rig.expect(Probe::unmap_several, driver.mem_unmap(address, 4 * kGranule));
