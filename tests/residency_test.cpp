@@ -2,7 +2,7 @@
 // of plans that are carried out on a model of copies, where each copy knows which write it holds.
 #include <cstdint>
 
-#include "src/paging/residency.h"
+#include "src/paging/residency_word.h"
 
 #include "tests/catch.h"
 #include "tests/random.h"
@@ -245,6 +245,49 @@ TEST_CASE("B2 a state packs into its word and back, whatever its fields", "[pagi
     expect(unpack(pack(state)) == state);
   }
   REQUIRE(expect.failed_line() == 0);
+}
+
+TEST_CASE("B9 N6 a pin in the word is a pin of the state: every kind, in every state", "[paging]") {
+  const std::uint64_t seed = test_seed();
+  INFO("GLEBE_TEST_SEED=" << seed);
+  Random random(seed);
+  Expect expect;
+  unsigned taken = 0, refused = 0;
+  for (unsigned i = 0; i < 400'000; ++i) {
+    Residency state;
+    state.valid = static_cast<std::uint8_t>(random.below(16));
+    state.dirty = static_cast<Owner>(random.below(3));
+    state.flight = static_cast<Flight>(random.below(5));
+    for (std::uint16_t* readers : {&state.host_readers, &state.device_readers}) {
+      *readers =
+          static_cast<std::uint16_t>(random.one_in(4) ? kReadersMax - random.below(2) : random.below(3));
+    }
+    for (std::uint16_t* writers : {&state.host_writers, &state.device_writers}) {
+      *writers =
+          static_cast<std::uint16_t>(random.one_in(4) ? kWritersMax - random.below(2) : random.below(3));
+    }
+    state.generation = static_cast<std::uint16_t>(random.below(1 << 14));
+    const PinKind kind{random.one_in(2), random.one_in(2)};
+    const Tier tier = kind.is_device ? Tier::device : Tier::host;
+    std::uint16_t Residency::*const counts[] = {&Residency::host_readers, &Residency::host_writers,
+                                                &Residency::device_readers, &Residency::device_writers};
+    std::uint16_t Residency::*const count = counts[(kind.is_device ? 2 : 0) + (kind.writes ? 1 : 0)];
+    const unsigned most = kind.writes ? kWritersMax : kReadersMax;
+    // What try_pin() in buffer_access.cpp says, without waiting and without spoiling a flight.
+    const bool is_alone = state.valid == bit_of(tier) && state.flight == Flight::none;
+    const bool may_come = state.has(tier) && state.*count < most && (!kind.writes || is_alone);
+    Residency pinned = state;
+    ++(pinned.*count);
+    if (kind.writes) pinned.dirty = kind.is_device ? Owner::device : Owner::host;
+    expect(with_pin(pack(state), kind) == (may_come ? pack(pinned) : kNoWord));
+    ++(may_come ? taken : refused);
+    Residency unpinned = state;
+    --(unpinned.*count);
+    expect(without_pin(pack(state), kind) == (state.*count != 0 ? pack(unpinned) : kNoWord));
+  }
+  REQUIRE(expect.failed_line() == 0);
+  REQUIRE(taken > 10'000);
+  REQUIRE(refused > 10'000);
 }
 
 TEST_CASE("B2 random operations and pins never lose the last write, in any state that can be reached",

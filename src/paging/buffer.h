@@ -12,7 +12,7 @@
 #include "src/paging/device_memory.h"
 #include "src/paging/parts.h"
 #include "src/paging/policy.h"
-#include "src/paging/residency.h"
+#include "src/paging/residency_word.h"
 #include "src/paging/store.h"
 
 namespace glebe::paging {
@@ -114,13 +114,15 @@ struct Life {
 inline constexpr std::uint32_t kGenerations = 1u << 24;
 inline constexpr unsigned kUsersMax = 0xffff;
 inline constexpr std::uint32_t kUsesMax = (1u << 23) - 1;
+inline constexpr std::uint64_t kChangingBit = std::uint64_t{1} << 23;
+inline constexpr std::uint64_t kUsersBits = std::uint64_t{kUsersMax} << 24;
 [[nodiscard]] constexpr std::uint64_t pack_life(const Life& life) noexcept {
   return std::uint64_t{life.generation} << 40 | std::uint64_t{life.users} << 24 |
-         (life.is_changing ? std::uint64_t{1} << 23 : 0) | life.uses;
+         (life.is_changing ? kChangingBit : 0) | life.uses;
 }
 [[nodiscard]] constexpr Life unpack_life(std::uint64_t word) noexcept {
   return {static_cast<std::uint32_t>(word >> 40), static_cast<std::uint16_t>(word >> 24 & 0xffff),
-          (word >> 23 & 1) != 0, static_cast<std::uint32_t>(word & kUsesMax)};
+          (word & kChangingBit) != 0, static_cast<std::uint32_t>(word & kUsesMax)};
 }
 
 struct BufferTag;

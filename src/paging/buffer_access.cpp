@@ -45,21 +45,17 @@ Try try_pin(Extent& extent, Access access, Tier tier) noexcept {
 
 }  // namespace
 
-void BufferPager::touch(Extent& extent, Tier tier) noexcept {
-  VictimItem& item = extent.item(tier);
-  item.last_use.store(epoch(), std::memory_order_relaxed);
-  Victims& victims = tier == Tier::host ? *host_victims_ : *device_victims_;
-  if (victims.touch_is_free()) return victims.touch(&item);
+void BufferPager::touch_slow(VictimItem& item, Tier tier) noexcept {
   const os::Lock hold(victims_lock_);
-  victims.touch(&item);
+  use_log(tier).drain(victims_of(tier));
+  victims_of(tier).touch(&item);
 }
 
-Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept {
+Result BufferPager::pin_extent_slow(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept {
   const Operation operation = access == Access::read ? Operation::read : Operation::write;
   for (unsigned tries = 0; tries < kTriesMax; ++tries) {
     switch (try_pin(extent, access, tier)) {
       case Try::taken:
-        count(kPins);
         touch(extent, tier);
         return Result::ok;
       case Try::full:
@@ -82,21 +78,11 @@ Result BufferPager::pin_extent(Extent& extent, Access access, Tier tier, bool ma
     if (result != Result::ok) return result;
     if (is_out && refusal == Refusal::none) count(kImplicitPageIns);
     if (!pin.is_taken) continue;
-    count(kPins);
+    use_log(tier).count_pin();
     extent.item(tier).last_use.store(epoch(), std::memory_order_relaxed);
     return Result::ok;
   }
   return Result::busy;
-}
-
-void BufferPager::unpin_extent(Extent& extent, Access access, Tier tier) noexcept {
-  Residency before, after;
-  do {
-    before = after = extent.load();
-    std::uint16_t& readers = tier == Tier::host ? after.host_readers : after.device_readers;
-    std::uint16_t& writers = tier == Tier::host ? after.host_writers : after.device_writers;
-    --(access == Access::read ? readers : writers);
-  } while (!extent.exchange(before, after));
 }
 
 bool BufferPager::covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
@@ -116,7 +102,7 @@ Result BufferPager::pin_range(Buffer& buffer, const ByteRange& range, Access acc
   for (std::uint32_t i = first; i <= last; ++i) {
     const Result result = pin_extent(buffer.extents[i], access, tier, options_.implicit_page_in);
     if (result == Result::ok) continue;
-    while (i-- > first) unpin_extent(buffer.extents[i], access, tier);
+    while (i-- > first) CHECK(unpin_extent(buffer.extents[i], access, tier));
     return result;
   }
   return Result::ok;
@@ -154,15 +140,15 @@ Result BufferPager::unpin_any(BufferHandle handle, const ByteRange& range, Acces
   if (life.is_changing) return Result::bad_argument;  // nothing is pinned
   std::uint32_t first = 0, last = 0;
   if (!covers(*buffer, range, &first, &last)) return Result::bad_argument;
-  for (std::uint32_t i = first; i <= last; ++i) {
-    const Residency state = buffer->extents[i].load();
-    const bool is_host = tier == Tier::host;
-    const unsigned pins = access == Access::read ? (is_host ? state.host_readers : state.device_readers)
-                                                 : (is_host ? state.host_writers : state.device_writers);
-    if (pins == 0) return Result::bad_argument;
+  const PinKind kind{tier == Tier::device, access == Access::write};
+  for (std::uint32_t i = first; i < last; ++i) {  // the last one, often the only one, is checked as it goes
+    const std::uint64_t word = buffer->extents[i].state.load(std::memory_order_relaxed);
+    if (without_pin(word, kind) == kNoWord) return Result::bad_argument;
   }
-  for (std::uint32_t i = first; i <= last; ++i) unpin_extent(buffer->extents[i], access, tier);
-  let_go(*buffer, 0, 1);
+  for (std::uint32_t i = last + 1; i-- > first;) {
+    if (!unpin_extent(buffer->extents[i], access, tier)) return Result::bad_argument;
+  }
+  let_go(*buffer);
   return Result::ok;
 }
 
@@ -270,7 +256,7 @@ Result BufferPager::move_many(std::span<const BufferHandle> handles, Operation o
       if (buffer != nullptr) held[held_count++] = buffer;
     }
     note(mover.flush());
-    while (held_count != 0) let_go(*held[--held_count], 0, 1);
+    while (held_count != 0) let_go(*held[--held_count]);
     handles = handles.subspan(count);
   }
   return failure;

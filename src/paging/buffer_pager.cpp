@@ -19,11 +19,7 @@ constexpr std::uint32_t kExtentsMax = 1u << 26;
 constexpr std::uint32_t kBuffersMax = 1u << 24;
 constexpr unsigned kSpareMovers = 8;  // threads of the program that move at the same time without waiting
 
-// Counts the forks that this process is the child of. The one global of this layer's buffers.
-constinit std::atomic<std::uint32_t> fork_count{0};
 constinit std::atomic<bool> has_fork_hook{false};
-
-void after_fork() { fork_count.fetch_add(1, kRelaxed); }
 
 // FNV-1a.
 std::uint64_t hash_of(std::string_view name) noexcept {
@@ -133,8 +129,9 @@ Result BufferPager::open(const BufferPagerOptions& options) noexcept {
     budgets = compressed_budget_.open("compressed", compressed_bytes, BudgetAction::enforce, {});
   }
   if (budgets != BudgetResult::ok) return Result::bad_argument;
+  const auto after_fork = [] { forks_.fetch_add(1, kRelaxed); };
   if (!has_fork_hook.exchange(true) && !os::set_fork_hook(after_fork)) return Result::no_memory;
-  fork_count_ = fork_count.load(kRelaxed);
+  fork_count_ = forks_.load(kRelaxed);
   device_ = options.device != nullptr ? *options.device : DeviceMemory{};
   compressed_limit_.store(options.compressed_bytes, kRelaxed);
   extent_shift_ = log2_floor(options.extent_bytes);
@@ -214,8 +211,6 @@ Budget& BufferPager::budget_of(Tier tier) noexcept {
   return file_budget_;
 }
 
-bool BufferPager::is_in_child() const noexcept { return fork_count.load(kRelaxed) != fork_count_; }
-
 bool BufferPager::has_tier(Tier tier) const noexcept {
   switch (tier) {
     case Tier::host:
@@ -243,15 +238,6 @@ Tier BufferPager::spill_tier(Tier tier) const noexcept {
 BufferHandle BufferPager::handle_of(const Buffer& buffer) const noexcept {
   const std::uint32_t generation = unpack_life(buffer.life.load(kRelaxed)).generation;
   return std::uint64_t{generation} << 32 | (std::uint64_t{buffers_.unit_of(&buffer)} + 1);
-}
-
-Buffer* BufferPager::record_of(BufferHandle handle) noexcept {
-  const auto index = static_cast<std::uint32_t>(handle) - 1;
-  if (!is_open_ || index >= buffers_.capacity_units()) return nullptr;
-  // Handles that were given out lie below; others may name memory that is not accessible.
-  return index < known_buffers_.load(std::memory_order_acquire)
-             ? reinterpret_cast<Buffer*>(buffers_.at(index))
-             : nullptr;
 }
 
 bool BufferPager::add_user(Buffer& buffer) noexcept {
@@ -283,18 +269,6 @@ bool BufferPager::hold(Buffer& buffer, std::uint32_t generation) noexcept {
     ++life.uses;
     if (buffer.life.compare_exchange_weak(word, pack_life(life), std::memory_order_acq_rel)) return true;
   }
-}
-
-void BufferPager::let_go(Buffer& buffer, unsigned users, unsigned uses) noexcept {
-  std::uint64_t word = buffer.life.load(std::memory_order_acquire);
-  Life life;
-  do {
-    life = unpack_life(word);
-    CHECK(life.users >= users && life.uses >= uses);
-    life.users = static_cast<std::uint16_t>(life.users - users);
-    life.uses -= uses;
-  } while (!buffer.life.compare_exchange_weak(word, pack_life(life), std::memory_order_acq_rel));
-  if (life.users == 0 && life.uses == 0) end_buffer(buffer);
 }
 
 Result BufferPager::close_buffer(BufferHandle handle) noexcept {
@@ -333,6 +307,7 @@ void BufferPager::set_extents(Buffer& buffer, std::uint32_t first) noexcept {
     extent.address = buffer.address + offset;
     extent.size_bytes = static_cast<std::uint32_t>(rest < extent_bytes ? rest : extent_bytes);
     extent.memory_bytes = static_cast<std::uint32_t>(align_up(extent.size_bytes, os::page_bytes()));
+    const os::Lock hold(victims_lock_);  // the log of uses may know the items from another life
     for (VictimItem* item : {&extent.item(Tier::host), &extent.item(Tier::device)}) {
       item->birth = births_.fetch_add(1, kRelaxed);
       item->size_bytes = buffer.size_bytes;

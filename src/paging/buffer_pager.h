@@ -28,6 +28,7 @@
 #include "src/paging/space.h"
 #include "src/paging/store.h"
 #include "src/paging/trigger.h"
+#include "src/paging/use_log.h"
 #include "src/paging/worker.h"
 
 namespace glebe::paging {
@@ -260,7 +261,6 @@ class BufferPager {
     std::atomic<std::uint32_t> waiters{0};
   };
   enum Counter : unsigned {
-    kPins,
     kPageIns,
     kImplicitPageIns,
     kPageOuts,
@@ -285,7 +285,9 @@ class BufferPager {
   // buffer_pager.cpp
   [[nodiscard]] Result check_options(const BufferPagerOptions& options) const noexcept;
   [[nodiscard]] Result open_store(const BufferPagerOptions& options) noexcept;
-  [[nodiscard]] bool is_in_child() const noexcept;
+  [[nodiscard]] bool is_in_child() const noexcept {
+    return forks_.load(std::memory_order_relaxed) != fork_count_;
+  }
   [[nodiscard]] Result make_buffer(std::size_t size_bytes, const BufferOptions& options,
                                    Buffer** made) noexcept;
   void set_extents(Buffer& buffer, std::uint32_t first) noexcept;
@@ -298,12 +300,14 @@ class BufferPager {
   [[nodiscard]] Buffer* record_of(BufferHandle handle) noexcept;
   [[nodiscard]] static bool add_user(Buffer& buffer) noexcept;
   [[nodiscard]] bool hold(Buffer& buffer, std::uint32_t generation) noexcept;
+  [[nodiscard]] bool try_hold(Buffer& buffer, std::uint32_t generation) noexcept;
   void wait_changed(Buffer& buffer) noexcept;
-  void let_go(Buffer& buffer, unsigned users, unsigned uses) noexcept;
+  void let_go(Buffer& buffer) noexcept;
 
   // buffer_access.cpp
   [[nodiscard]] Result pin_extent(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept;
-  void unpin_extent(Extent& extent, Access access, Tier tier) noexcept;
+  [[nodiscard]] Result pin_extent_slow(Extent& extent, Access access, Tier tier, bool may_page_in) noexcept;
+  bool unpin_extent(Extent& extent, Access access, Tier tier) noexcept;
   [[nodiscard]] Result pin_range(Buffer& buffer, const ByteRange& range, Access access, Tier tier) noexcept;
   [[nodiscard]] Result unpin_any(BufferHandle handle, const ByteRange& range, Access access,
                                  Tier tier) noexcept;
@@ -316,6 +320,11 @@ class BufferPager {
   [[nodiscard]] bool covers(const Buffer& buffer, const ByteRange& range, std::uint32_t* first,
                             std::uint32_t* last) const noexcept;
   void touch(Extent& extent, Tier tier) noexcept;
+  void touch_slow(VictimItem& item, Tier tier) noexcept;
+  [[nodiscard]] UseLog& use_log(Tier tier) noexcept { return use_logs_[tier == Tier::host ? 0 : 1]; }
+  [[nodiscard]] Victims& victims_of(Tier tier) noexcept {
+    return tier == Tier::host ? *host_victims_ : *device_victims_;
+  }
   void wait_flight(Extent& extent) noexcept;
   void wake_flight(Extent& extent) noexcept;
   void announce_release() noexcept;
@@ -368,6 +377,8 @@ class BufferPager {
 
   bool is_open_ = false;
   bool was_open_ = false;
+  // Counts the forks that this process is the child of. The one global of this layer's buffers.
+  static inline constinit std::atomic<std::uint32_t> forks_{0};
   std::uint32_t fork_count_ = 0;  // of the process when the pager was opened
   BufferPagerOptions options_;
   DeviceMemory device_{};
@@ -387,7 +398,8 @@ class BufferPager {
   Buffer** names_ = nullptr;  // kNameBuckets chains
   List<Buffer, BufferTag> all_;
 
-  os::Mutex victims_lock_;
+  os::Mutex victims_lock_;  // guards the policies and all items in extents
+  UseLog use_logs_[2];      // of the host and of the device
   Victims* host_victims_ = nullptr;
   Victims* device_victims_ = nullptr;
   alignas(Victims) std::byte victims_memory_[2][sizeof(Victims)];

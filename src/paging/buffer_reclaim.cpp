@@ -5,7 +5,7 @@
 #include "platform/service.h"
 #include "src/base/bits.h"
 #include "src/base/check.h"
-#include "src/paging/buffer_pager.h"
+#include "src/paging/buffer_use.h"
 
 namespace glebe::paging {
 namespace {
@@ -49,6 +49,7 @@ void BufferPager::queue_victim(Extent& extent) noexcept {
   const auto align = [&](Victims& victims, VictimItem& item, Tier tier) noexcept {
     const bool belongs = may_go && state.has(tier);
     if (item.is_held || belongs == item.is_queued()) return;
+    if (belongs) use_log(tier).drain(victims);  // what was used before goes before it
     belongs ? victims.insert(&item) : victims.remove(&item);
   };
   align(*host_victims_, extent.item(Tier::host), Tier::host);
@@ -78,7 +79,7 @@ void BufferPager::evict_some(Sweep& sweep, std::uint64_t bytes, unsigned count_m
                             return own.pager.hold(*extent.buffer, kAnyGeneration);
                           },
                           &context};
-  Victims& victims = sweep.tier == Tier::host ? *host_victims_ : *device_victims_;
+  Victims& victims = victims_of(sweep.tier);
   Mover mover(*this);
   mover.set_fallback(true);
   std::uint64_t promised = 0;
@@ -87,6 +88,7 @@ void BufferPager::evict_some(Sweep& sweep, std::uint64_t bytes, unsigned count_m
     VictimItem* item = nullptr;
     {
       const os::Lock hold(victims_lock_);
+      use_log(sweep.tier).drain(victims);
       item = victims.take(acceptor);
       if (item != nullptr) item->is_held = true;
     }
@@ -111,7 +113,7 @@ void BufferPager::evict_some(Sweep& sweep, std::uint64_t bytes, unsigned count_m
 
 // Lets go of what left; with `all`, puts the rest back as well, the last one taken first.
 void BufferPager::settle(Sweep& sweep, bool all) noexcept {
-  Victims& victims = sweep.tier == Tier::host ? *host_victims_ : *device_victims_;
+  Victims& victims = victims_of(sweep.tier);
   VictimItem* before = nullptr;
   for (VictimItem* item = sweep.held.last(); item != nullptr; item = before) {
     before = VictimList::previous(item);
@@ -125,7 +127,7 @@ void BufferPager::settle(Sweep& sweep, bool all) noexcept {
       if (stays) victims.put_back(item);
       if (!stays) count(kEvictions);
     }
-    let_go(*extent.buffer, 0, 1);
+    let_go(*extent.buffer);
   }
 }
 
@@ -159,7 +161,7 @@ std::size_t BufferPager::crawl(unsigned percent) noexcept {
     std::size_t resident = 0;
     {
       const os::Lock hold(victims_lock_);
-      resident = (tier == Tier::host ? host_victims_ : device_victims_)->count();
+      resident = victims_of(tier).count();
     }
     std::size_t left = divide_up(resident * percent, 100);
     if (left < kCrawlExtentsMin) left = kCrawlExtentsMin;

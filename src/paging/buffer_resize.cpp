@@ -169,15 +169,18 @@ void BufferPager::move_records(Resizing& work) noexcept {
     to[i].address = from[i].address;
     to[i].size_bytes = from[i].size_bytes;
     to[i].memory_bytes = from[i].memory_bytes;
-    for (const Tier tier : {Tier::host, Tier::device}) {
-      VictimItem& item = to[i].item(tier);
-      const VictimItem& old = from[i].item(tier);
-      item.birth = old.birth;
-      item.size_bytes = old.size_bytes;
-      item.queue = VictimItem::kNone;
-      item.is_streaming = old.is_streaming;
-      item.last_use.store(old.last_use.load(kRelaxed), kRelaxed);
-      item.references.store(0, kRelaxed);
+    {
+      const os::Lock hold(victims_lock_);  // as in set_extents()
+      for (const Tier tier : {Tier::host, Tier::device}) {
+        VictimItem& item = to[i].item(tier);
+        const VictimItem& old = from[i].item(tier);
+        item.birth = old.birth;
+        item.size_bytes = old.size_bytes;
+        item.queue = VictimItem::kNone;
+        item.is_streaming = old.is_streaming;
+        item.last_use.store(old.last_use.load(kRelaxed), kRelaxed);
+        item.references.store(0, kRelaxed);
+      }
     }
     from[i].compressed = from[i].file = kNoObject;
     from[i].device = kNoDeviceAddress;
@@ -267,7 +270,7 @@ Result BufferPager::resize(BufferHandle handle, std::size_t size_bytes) noexcept
   }
   const Result result = change_size(work);
   if (work.charged != 0) discharge(Tier::host, buffer, work.charged);
-  if (work.is_held) unpin_extent(*work.seam, Access::write, Tier::host);
+  if (work.is_held) CHECK(unpin_extent(*work.seam, Access::write, Tier::host));
   return result;
 }
 

@@ -135,7 +135,7 @@ BufferPagerStats BufferPager::stats() noexcept {
   stats.tier_used[compressed] = stats.tier_peak[compressed] = is_open_ ? store_.compressed_bytes() : 0;
   stats.tier_limit[compressed] = compressed_limit_.load(kRelaxed);
   const auto counter = [this](Counter which) noexcept { return counters_[which].load(kRelaxed); };
-  stats.pins = counter(kPins);
+  stats.pins = use_logs_[0].pins() + use_logs_[1].pins();
   stats.page_ins = counter(kPageIns);
   stats.implicit_page_ins = counter(kImplicitPageIns);
   stats.page_outs = counter(kPageOuts);

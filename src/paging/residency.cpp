@@ -4,15 +4,6 @@
 namespace glebe::paging {
 namespace {
 
-// Layout of the word, from bit 0: valid 4, dirty 2, flight 3, failed 1, host readers 12, host writers 8,
-// device readers 12, device writers 8, generation 14.
-constexpr unsigned kDirtyAt = 4, kFlightAt = 6, kFailedAt = 9, kHostReadersAt = 10, kHostWritersAt = 22;
-constexpr unsigned kDeviceReadersAt = 30, kDeviceWritersAt = 42, kGenerationAt = 50;
-
-constexpr std::uint64_t field(std::uint64_t value, unsigned at) noexcept { return value << at; }
-constexpr std::uint16_t part(std::uint64_t word, unsigned at, unsigned width) noexcept {
-  return static_cast<std::uint16_t>((word >> at) & ((std::uint64_t{1} << width) - 1));
-}
 constexpr std::uint8_t bits(unsigned value) noexcept { return static_cast<std::uint8_t>(value); }
 
 constexpr bool is_memory(Tier tier) noexcept { return tier == Tier::host || tier == Tier::device; }
@@ -111,28 +102,6 @@ Plan discard(const Residency& state) noexcept {
 }
 
 }  // namespace
-
-std::uint64_t pack(const Residency& state) noexcept {
-  return field(state.valid, 0) | field(static_cast<std::uint64_t>(state.dirty), kDirtyAt) |
-         field(static_cast<std::uint64_t>(state.flight), kFlightAt) | field(state.failed ? 1 : 0, kFailedAt) |
-         field(state.host_readers, kHostReadersAt) | field(state.host_writers, kHostWritersAt) |
-         field(state.device_readers, kDeviceReadersAt) | field(state.device_writers, kDeviceWritersAt) |
-         field(state.generation, kGenerationAt);
-}
-
-Residency unpack(std::uint64_t word) noexcept {
-  Residency state;
-  state.valid = bits(part(word, 0, 4));
-  state.dirty = static_cast<Owner>(part(word, kDirtyAt, 2));
-  state.flight = static_cast<Flight>(part(word, kFlightAt, 3));
-  state.failed = part(word, kFailedAt, 1) != 0;
-  state.host_readers = part(word, kHostReadersAt, 12);
-  state.host_writers = part(word, kHostWritersAt, 8);
-  state.device_readers = part(word, kDeviceReadersAt, 12);
-  state.device_writers = part(word, kDeviceWritersAt, 8);
-  state.generation = part(word, kGenerationAt, 14);
-  return state;
-}
 
 bool is_legal(const Residency& state) noexcept {
   if (state.dirty == Owner::host && !is_only(state, Tier::host)) return false;

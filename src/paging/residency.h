@@ -1,10 +1,11 @@
 // The residency machine: where valid copies of an extent are, who holds it, and what may be done about it
 // (namespace glebe::paging). It serves explicit buffers, and is meant for device chunks and tiles as well.
 //
-// All of the state is one word, changed by compare-and-swap: a valid bit for each tier, at most one dirty
-// owner (whoever wrote last; then no other copy is valid), pins by tier and kind, the operation in flight, an
-// error mark and a generation. plan() is a pure function from a state and an operation to what has to be
-// moved and what is given up; the owner of the extent (src/paging/buffer_move.cpp) carries it out:
+// All of the state is one word (residency_word.h), changed by compare-and-swap: a valid bit for each tier, at
+// most one dirty owner (whoever wrote last; then no other copy is valid), pins by tier and kind, the
+// operation in flight, an error mark and a generation. plan() is a pure function from a state and an
+// operation to what has to be moved and what is given up; the owner of the extent
+// (src/paging/buffer_move.cpp) carries it out:
 //
 //   none --> copy --> storing --> drop --> none     no lock is held; readers use the old copy meanwhile
 //                        |  a writer comes
@@ -60,8 +61,6 @@ struct Residency {
   friend constexpr bool operator==(const Residency&, const Residency&) noexcept = default;
 };
 
-[[nodiscard]] std::uint64_t pack(const Residency& state) noexcept;
-[[nodiscard]] Residency unpack(std::uint64_t word) noexcept;
 [[nodiscard]] bool is_legal(const Residency& state) noexcept;
 
 // What can be asked of an extent; a tier goes with it.

@@ -3,7 +3,7 @@
 
 #include "platform/service.h"
 #include "src/base/check.h"
-#include "src/paging/buffer_pager.h"
+#include "src/paging/buffer_use.h"
 
 namespace glebe::paging {
 namespace {
@@ -156,7 +156,7 @@ void Requests::run_now(const Request& request, Result* result) noexcept {
 // The work is done: lets go of the buffer and tells who wanted to know. The record is still in use.
 void Requests::complete(const Request& request, Result result) noexcept {
   const Completion completion = request.completion;
-  pager_.let_go(*request.buffer, 0, 1);
+  pager_.let_go(*request.buffer);
   if (completion.tell != nullptr) completion.tell(completion, result);
 }
 
