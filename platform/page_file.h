@@ -4,7 +4,9 @@
 // A PageFile is removed before anybody could write to it, so that nothing is left after a crash, and no name
 // of somebody else is ever opened, renamed or deleted. Programs close descriptors that they do not know
 // (closefrom(3), daemons), and the number may then become a file of theirs: descriptors lie above 1000 where
-// the limit allows it, and each operation first asks whether the descriptor is still our file.
+// the limit allows it, and each operation first asks whether the descriptor is still our file. A PageFile is
+// known by its position, which nothing here uses or moves: a secret number, so that asking is the cheapest
+// system call there is.
 //
 // Nothing here allocates or uses stdio; errno is preserved. A PageFile may be used by many threads at once,
 // because every operation names its offset. Errors are errno values, 0 when all went well.
@@ -86,9 +88,11 @@ class PageFile {
 
  private:
   friend class IoQueue;
+  [[nodiscard]] bool is_ours() const noexcept;
   [[nodiscard]] bool leave_direct() noexcept;
 
   OwnedDescriptor descriptor_;
+  std::uint64_t mark_ = 0;  // the position of the file; 0: it has none that could be set
   std::atomic<bool> is_direct_{false};
 };
 

@@ -278,6 +278,43 @@ TEST_CASE("G11 0-18 gaps are used again, joined, and filled exactly", "[paging]"
   REQUIRE(rig.holds(joined, three));
 }
 
+TEST_CASE("N19 0-24 one object is written from where it lies: told between its checksum and the write",
+          "[paging]") {
+  const TestDirectory directory;
+  StoreRig rig;
+  REQUIRE(rig.open(with_files(directory)));
+  struct Begun {
+    std::byte* change;  // what is written to while the write is on its way; nullptr: nothing
+    unsigned told;
+    static void tell(void* raw) noexcept {
+      Begun& own = *static_cast<Begun*>(raw);
+      ++own.told;
+      if (own.change != nullptr) *own.change ^= std::byte{1};
+    }
+  };
+  alignas(kPageBytes) static std::byte memory[kObjectBytesMax];
+  for (const std::size_t size :
+       {std::size_t{1}, std::size_t{513}, kPageBytes, 9 * kKiB + 5, kObjectBytesMax}) {
+    const Bytes content = make_object(Kind::noise, size, size);
+    std::copy(content.begin(), content.end(), memory);
+    Begun quiet{nullptr, 0}, changed{&memory[size / 2], 0};
+    const Handle kept = rig.store.write_one(memory, size, {Begun::tell, &quiet});
+    REQUIRE(quiet.told == 1);
+    REQUIRE(rig.holds(kept, content));
+    const Handle torn = rig.store.write_one(memory, size, {Begun::tell, &changed});
+    REQUIRE(changed.told == 1);
+    REQUIRE(torn != kNoObject);
+    Bytes got(size);
+    REQUIRE(rig.store.get(torn, got.data(), size, rig.scratch) == GetResult::corrupt);
+    REQUIRE(rig.holds(kept, content));
+    rig.store.drop(torn);
+  }
+  const StoreStats stats = rig.store.stats();
+  REQUIRE(stats.file_objects == 5);
+  REQUIRE(stats.written_objects == 10);
+  REQUIRE(stats.corrupt_reads == 5);
+}
+
 TEST_CASE("mut-A04 free space in an older file is used before a file grows or is made", "[paging]") {
   const TestDirectory directory;
   StoreOptions options = with_files(directory);

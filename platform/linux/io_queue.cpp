@@ -90,7 +90,7 @@ unsigned IoQueue::submit(std::span<IoRequest> requests) noexcept {
     IoRequest& request = requests[i];
     request.error = kInTurn;
     const std::uint64_t end = request.offset + request.size_bytes;
-    if (!request.file->descriptor_.is_intact() || (request.is_write && end > limit)) continue;
+    if (!request.file->is_ours() || (request.is_write && end > limit)) continue;
     io_uring_sqe* const entry = io_uring_get_sqe(ring_of(ring_));
     if (entry == nullptr) continue;
     const auto size = static_cast<unsigned>(request.size_bytes);

@@ -21,7 +21,8 @@ namespace {
 
 constexpr int kMaxInterruptions = 1000;  // per call, without progress between them
 constexpr int kMaxNames = 16;
-constexpr int kHighDescriptors[] = {1000, 200, 64};  // tried in this order: the limit may be low
+constexpr std::uint64_t kLeastMark = std::uint64_t{1} << 39;  // of the positions that mark our files
+constexpr int kHighDescriptors[] = {1000, 200, 64};           // tried in this order: the limit may be low
 
 int open_at(int directory, const char* path, int flags) noexcept {
   for (int tries = 0; tries < kMaxInterruptions; ++tries) {
@@ -139,6 +140,10 @@ int PageFile::create(const PageDirectory& directory, bool direct_io) noexcept {
     ::syscall(SYS_close, file);
     return error;
   }
+  // Below the largest file of all file systems that have large files; the position need not be in the file.
+  const std::uint64_t mark = kLeastMark | (entropy() & (kLeastMark - 1));
+  const long position = ::syscall(SYS_lseek, descriptor_.number, mark, SEEK_SET);
+  mark_ = position == static_cast<long>(mark) ? mark : 0;
   // A page is read once and alone: read-ahead of the kernel would fill memory that we are emptying.
   static_cast<void>(::syscall(SYS_fadvise64, descriptor_.number, 0, 0, POSIX_FADV_RANDOM));
   return 0;
@@ -147,6 +152,16 @@ int PageFile::create(const PageDirectory& directory, bool direct_io) noexcept {
 void PageFile::close() noexcept {
   descriptor_.close();
   is_direct_.store(false, std::memory_order_relaxed);
+}
+
+// A file of somebody else has this position by a chance of one in 2^39. Ours has another one when somebody who
+// found the descriptor moved it: then its identity decides, which takes three times as long to ask for.
+bool PageFile::is_ours() const noexcept {
+  const ErrnoScope errno_scope;
+  if (mark_ != 0 && ::syscall(SYS_lseek, descriptor_.number, 0, SEEK_CUR) == static_cast<long>(mark_)) {
+    return true;
+  }
+  return descriptor_.is_intact();
 }
 
 // The device wants larger sectors than 512 bytes, or the file system changed its mind.
@@ -159,7 +174,7 @@ bool PageFile::leave_direct() noexcept {
 
 int PageFile::read(std::uint64_t offset, std::byte* to, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  if (!descriptor_.is_intact()) return EBADF;
+  if (!is_ours()) return EBADF;
   const auto step = [&](std::uint64_t at, std::size_t done, std::size_t left) noexcept {
     return ::syscall(SYS_pread64, descriptor_.number, to + done, left, at);
   };
@@ -169,7 +184,7 @@ int PageFile::read(std::uint64_t offset, std::byte* to, std::size_t size_bytes) 
 
 int PageFile::write(std::uint64_t offset, const std::byte* from, std::size_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  if (!descriptor_.is_intact()) return EBADF;
+  if (!is_ours()) return EBADF;
   const std::uint64_t limit = length_limit_bytes();
   if (offset > limit || size_bytes > limit - offset) return EFBIG;
   const auto step = [&](std::uint64_t at, std::size_t done, std::size_t left) noexcept {
@@ -182,7 +197,7 @@ int PageFile::write(std::uint64_t offset, const std::byte* from, std::size_t siz
 
 int PageFile::punch_hole(std::uint64_t offset, std::uint64_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  if (!descriptor_.is_intact()) return EBADF;
+  if (!is_ours()) return EBADF;
   constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
   for (int tries = 0; tries < kMaxInterruptions; ++tries) {
     if (::syscall(SYS_fallocate, descriptor_.number, kMode, offset, size_bytes) == 0) return 0;
@@ -193,7 +208,7 @@ int PageFile::punch_hole(std::uint64_t offset, std::uint64_t size_bytes) noexcep
 
 int PageFile::truncate(std::uint64_t size_bytes) noexcept {
   const ErrnoScope errno_scope;
-  if (!descriptor_.is_intact()) return EBADF;
+  if (!is_ours()) return EBADF;
   for (int tries = 0; tries < kMaxInterruptions; ++tries) {
     if (::syscall(SYS_ftruncate, descriptor_.number, size_bytes) == 0) return 0;
     if (errno != EINTR) return errno;
@@ -204,7 +219,13 @@ int PageFile::truncate(std::uint64_t size_bytes) noexcept {
 std::uint64_t PageFile::length_limit_bytes() noexcept {
   const ErrnoScope errno_scope;
   rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return INT64_MAX;
+  // By the old call where there is one: prlimit(2), which libc uses, takes twice the time.
+#if defined(SYS_getrlimit)
+  const long error = ::syscall(SYS_getrlimit, RLIMIT_FSIZE, &limit);
+#else
+  const long error = ::getrlimit(RLIMIT_FSIZE, &limit);
+#endif
+  if (error != 0 || limit.rlim_cur == RLIM_INFINITY) return INT64_MAX;
   return limit.rlim_cur;
 }
 

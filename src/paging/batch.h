@@ -30,6 +30,10 @@ struct BatchParts {
         entries(reinterpret_cast<BatchEntry*>(batch.base_ + kBatchBytes + kPageBytes)),
         count(batch.count_) {}
 
+  // One object where it lies, which nobody writes to by way of this.
+  BatchParts(const std::byte* object, BatchEntry* entry) noexcept
+      : data(const_cast<std::byte*>(object)), entries(entry), count(1) {}
+
   // Copies an object into the batch. False: no room.
   [[nodiscard]] static bool add(Batch& batch, const Stored& stored) noexcept;
 

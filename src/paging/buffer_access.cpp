@@ -174,6 +174,10 @@ Result BufferPager::device_address(BufferHandle handle, std::size_t offset_bytes
 
 Result BufferPager::move_range(Buffer& buffer, const ByteRange& range, const Move& what) noexcept {
   Mover mover(*this);
+  const std::size_t extent_bytes = options_.extent_bytes;
+  const std::size_t begin = range.offset_bytes & (extent_bytes - 1);
+  const std::size_t size_bytes = range.size_bytes != 0 ? range.size_bytes : buffer.size_bytes;
+  mover.set_alone(size_bytes <= extent_bytes && begin + size_bytes <= extent_bytes);
   const Result failure = move_with(mover, buffer, range, what);
   const Result flushed = mover.flush();
   return failure == Result::ok ? flushed : failure;

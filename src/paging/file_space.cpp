@@ -77,10 +77,13 @@ void FileSpace::count_used(std::uint32_t first, std::uint32_t units, bool is_add
   }
 }
 
-void FileSpace::mark_written(std::uint32_t first, std::uint32_t units) noexcept {
+bool FileSpace::mark_written(std::uint32_t first, std::uint32_t units) noexcept {
+  bool is_new = false;
   for (std::uint32_t block = first / kBlockUnits; block <= (first + units - 1) / kBlockUnits; ++block) {
+    is_new = is_new || !blocks()[block].has_storage;
     blocks()[block].has_storage = true;  // not idle: the caller's run is in it
   }
+  return is_new;
 }
 
 // Start of the free run that contains the first unit of a block. It lies in that block's first unit or in the

@@ -51,8 +51,8 @@ class FileSpace {
     return engine_.run_length(first);
   }
   void put(std::uint32_t first) noexcept;
-  // Something is about to be written there: its blocks get storage.
-  void mark_written(std::uint32_t first, std::uint32_t units) noexcept;
+  // Something is about to be written there: its blocks get storage. True: one of them had none.
+  bool mark_written(std::uint32_t first, std::uint32_t units) noexcept;
 
   // Idle blocks in one free run, taken so that nobody uses them while a hole is punched; then put_hole().
   // Looks at blocks from *block on and moves it. False: no more.

@@ -40,13 +40,21 @@ StoreProblem FileTier::open(const StoreOptions& options) noexcept {
   return files_.open(options);
 }
 
-unsigned FileTier::write(Batch& batch) noexcept {
-  const BatchParts parts(batch);
+unsigned FileTier::write(Batch& batch) noexcept { return write_parts(BatchParts(batch), nullptr); }
+
+Handle FileTier::write_one(const std::byte* data, std::uint32_t size_bytes,
+                           const WriteBegun& begun) noexcept {
+  BatchEntry entry{kNoObject, 0, size_bytes, size_bytes, 0, Form::raw};
+  static_cast<void>(write_parts(BatchParts(data, &entry), &begun));
+  return entry.written;
+}
+
+unsigned FileTier::write_parts(const BatchParts& parts, const WriteBegun* begun) noexcept {
   for (unsigned i = 0; i < parts.count; ++i) parts.entries[i].written = kNoObject;
   if (parts.count == 0 || is_sealed_) return 0;
   Plan plan;
   place(parts, plan);
-  write_segments(parts, plan);
+  write_segments(parts, plan, begun);
   const unsigned written = finish(parts, plan);
   if (written == parts.count) {
     degraded_since_ms_.store(0, kRelaxed);
@@ -106,7 +114,7 @@ std::uint32_t FileTier::growth_for(std::uint32_t units) const noexcept {
 
 bool FileTier::place_segment(const BatchParts& parts, Plan& plan, unsigned end) noexcept {
   Segment& segment = plan.segments[plan.count];
-  segment = Segment{plan.objects, end, {}, 0};
+  segment = Segment{plan.objects, end, {}, 0, false};
   std::uint32_t units = units_of(parts, segment.begin, end);
   const bool is_aligned_to_page = wants_page_alignment(units, files_.is_direct());
   if (is_aligned_to_page) units = static_cast<std::uint32_t>(align_up(units, kPageUnits));
@@ -123,7 +131,7 @@ bool FileTier::place_segment(const BatchParts& parts, Plan& plan, unsigned end) 
     if (i + 1 < end) space.split(first, parts.entries[i].units());
     first += parts.entries[i].units();
   }
-  space.mark_written(segment.place.first, segment.place.units);
+  segment.is_new_storage = space.mark_written(segment.place.first, segment.place.units);
   plan.count += 1;
   plan.objects = end;
   return true;
@@ -156,7 +164,7 @@ void FileTier::describe(const BatchParts& parts, const Segment& segment) noexcep
   }
 }
 
-void FileTier::write_segments(const BatchParts& parts, Plan& plan) noexcept {
+void FileTier::write_segments(const BatchParts& parts, Plan& plan, const WriteBegun* begun) noexcept {
   os::IoRequest requests[kSegmentsMax];
   for (unsigned i = 0; i < plan.count; ++i) {
     const Segment& segment = plan.segments[i];
@@ -168,10 +176,17 @@ void FileTier::write_segments(const BatchParts& parts, Plan& plan) noexcept {
                                 true,
                                 0};
   }
+  if (begun != nullptr) begun->tell(begun->context);
   io_.run({requests, plan.count});
   for (unsigned i = 0; i < plan.count; ++i) {
-    plan.segments[i].error = requests[i].error;
-    files_.measure(plan.segments[i].place.file);
+    Segment& segment = plan.segments[i];
+    segment.error = requests[i].error;
+    if (segment.is_new_storage || segment.error != 0) {
+      files_.measure(segment.place.file);
+    } else {
+      const std::uint64_t end = std::uint64_t{segment.place.first} + segment.place.units;
+      files_.note_length(segment.place.file, end * kUnitBytes);
+    }
   }
 }
 

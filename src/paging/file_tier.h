@@ -32,6 +32,8 @@ class FileTier {
 
   // Handles of the kind file, as the functions of Store with these names.
   unsigned write(Batch& batch) noexcept;
+  [[nodiscard]] Handle write_one(const std::byte* data, std::uint32_t size_bytes,
+                                 const WriteBegun& begun) noexcept;
   [[nodiscard]] GetResult get(Handle handle, std::byte* to, std::size_t size_bytes,
                               Scratch& scratch) noexcept;
   // Reads those of the objects that are on file; returns how many those are.
@@ -59,6 +61,7 @@ class FileTier {
     unsigned begin, end;
     FilePlace place;
     int error;
+    bool is_new_storage;  // blocks of the file that had none
   };
   struct Plan {
     Segment segments[kSegmentsMax];
@@ -66,13 +69,14 @@ class FileTier {
     unsigned objects = 0;  // how many of the batch have a place
   };
 
+  unsigned write_parts(const BatchParts& parts, const WriteBegun* begun) noexcept;
   void place(const BatchParts& parts, Plan& plan) noexcept;
   [[nodiscard]] bool place_next(const BatchParts& parts, Plan& plan, std::uint32_t units_min) noexcept;
   [[nodiscard]] std::uint32_t growth_for(std::uint32_t units) const noexcept;
   [[nodiscard]] bool place_segment(const BatchParts& parts, Plan& plan, unsigned end) noexcept;
   [[nodiscard]] bool take_records(const BatchParts& parts, const Segment& segment) noexcept;
   void describe(const BatchParts& parts, const Segment& segment) noexcept;
-  void write_segments(const BatchParts& parts, Plan& plan) noexcept;
+  void write_segments(const BatchParts& parts, Plan& plan, const WriteBegun* begun) noexcept;
   unsigned finish(const BatchParts& parts, const Plan& plan) noexcept;
   void count_object(const FileObject& object, bool is_added) noexcept;
   void publish(BatchEntry& entry) noexcept;

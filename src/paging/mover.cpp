@@ -244,6 +244,11 @@ Result Mover::to_device(Extent& extent, const Plan& plan) noexcept {
 }
 
 Result Mover::to_store(Extent& extent, Plan& plan, bool* is_pending) noexcept {
+  if (can_write_in_place(extent, plan)) {
+    const Result result = write_in_place(extent, plan);
+    *is_pending = result == Result::ok;  // and it has landed
+    return result;
+  }
   if (!need_memory()) return Result::no_memory;
   if (plan.from == Tier::compressed) {  // to the file, as it lies there
     *is_pending = true;
@@ -334,9 +339,7 @@ bool Mover::add_part(Extent& extent, const std::byte* data, unsigned index) noex
                            part_bytes(extent.file_bytes, index));
 }
 
-// Adds the extent to the batch; it lands with flush(). data == nullptr: the copy of the compressed tier.
-Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
-                       std::uint32_t stored_bytes) noexcept {
+Result Mover::take_file_room(Extent& extent, std::uint32_t stored_bytes) noexcept {
   const BudgetTag tag = extent.buffer->tags[static_cast<unsigned>(Tier::file)];
   if (pager_.file_budget_.charge(tag, stored_bytes, nullptr) != BudgetResult::ok) return Result::over_budget;
   if (!pager_.part_table_.take(stored_bytes, &extent.file)) {
@@ -344,6 +347,46 @@ Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
     return Result::no_memory;
   }
   extent.file_bytes = stored_bytes;
+  return Result::ok;
+}
+
+// The source has been read: writers may come from here on, and spoil the flight.
+void Mover::begin_storing(Extent& extent) noexcept {
+  Residency before, after;
+  do {
+    before = after = extent.load();
+    after.flight = Flight::storing;
+  } while (!extent.exchange(before, after));
+  pager_.wake_flight(extent);
+}
+
+bool Mover::can_write_in_place(const Extent& extent, const Plan& plan) const noexcept {
+  return is_alone_ && pending_count_ == 0 && plan.from == Tier::host && plan.to == Tier::file &&
+         !extent.buffer->has_codec && part_count(extent.size_bytes) == 1;
+}
+
+// The object of the store is made of the memory of the extent. The system reads that memory while writers may
+// come: then the flight is spoiled, and what was written is thrown away whatever it became.
+Result Mover::write_in_place(Extent& extent, const Plan& plan) noexcept {
+  if (const Result result = take_file_room(extent, extent.size_bytes); result != Result::ok) return result;
+  struct Context {
+    Mover& mover;
+    Extent& extent;
+  } context{*this, extent};
+  const WriteBegun begun{[](void* raw) noexcept {
+                           const Context& own = *static_cast<Context*>(raw);
+                           own.mover.begin_storing(own.extent);
+                         },
+                         &context};
+  const Handle handle = pager_.store_.write_one(extent.address, extent.size_bytes, begun);
+  land_pending({&extent, plan, noted_, 0}, handle);
+  return Result::ok;
+}
+
+// Adds the extent to the batch; it lands with flush(). data == nullptr: the copy of the compressed tier.
+Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
+                       std::uint32_t stored_bytes) noexcept {
+  if (const Result result = take_file_room(extent, stored_bytes); result != Result::ok) return result;
   for (unsigned index = 0; index < part_count(stored_bytes); ++index) {
     if (!add_part(extent, data, index)) {
       const Result failed = flush();
@@ -352,12 +395,7 @@ Result Mover::put_file(Extent& extent, const Plan& plan, const std::byte* data,
     }
     memory_->pending[pending_count_++] = {&extent, plan, noted_, index};
   }
-  Residency before, after;
-  do {
-    before = after = extent.load();
-    after.flight = Flight::storing;
-  } while (!extent.exchange(before, after));
-  pager_.wake_flight(extent);  // writers may come from here on
+  begin_storing(extent);
   return Result::ok;
 }
 

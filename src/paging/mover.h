@@ -93,6 +93,9 @@ class Mover {
   // For operations that have more than one way out (evict): with fallback, what the compressed tier does not
   // take goes on to the file.
   void set_fallback(bool on) noexcept { has_fallback_ = on; }
+  // Nothing else is going to be moved until flush(): a copy to a file need not wait for others in the batch,
+  // and is written from where it lies.
+  void set_alone(bool on) noexcept { is_alone_ = on; }
   // Notes the first failure of what is moved from here on in *failure, which is ok at first and outlives the
   // next flush(); that then knows nothing of it.
   void note_failures_in(Result* failure) noexcept { noted_ = failure; }
@@ -108,6 +111,10 @@ class Mover {
   [[nodiscard]] Result put_parts(Extent& extent, const std::byte* data) noexcept;
   void drop_parts(Extent& extent, Tier tier) noexcept;
   [[nodiscard]] bool add_part(Extent& extent, const std::byte* data, unsigned index) noexcept;
+  [[nodiscard]] bool can_write_in_place(const Extent& extent, const Plan& plan) const noexcept;
+  [[nodiscard]] Result write_in_place(Extent& extent, const Plan& plan) noexcept;
+  void begin_storing(Extent& extent) noexcept;
+  [[nodiscard]] Result take_file_room(Extent& extent, std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result put_file(Extent& extent, const Plan& plan, const std::byte* data,
                                 std::uint32_t stored_bytes) noexcept;
   [[nodiscard]] Result read_copy(Extent& extent, Tier from, std::byte* to) noexcept;
@@ -124,6 +131,7 @@ class Mover {
   Result failure_ = Result::ok;
   Result* noted_ = &failure_;
   bool has_fallback_ = false;
+  bool is_alone_ = false;
   unsigned pending_count_ = 0;
   std::size_t freed_bytes_ = 0;
 };

@@ -212,6 +212,13 @@ void PageFiles::measure(std::uint32_t number) noexcept {
   slot.allocated_bytes.store(size.allocated_bytes, std::memory_order_relaxed);
 }
 
+void PageFiles::note_length(std::uint32_t number, std::uint64_t end_bytes) noexcept {
+  std::atomic<std::uint64_t>& length = slots()[number].length_bytes;
+  std::uint64_t known = length.load(std::memory_order_relaxed);
+  while (known < end_bytes && !length.compare_exchange_weak(known, end_bytes, std::memory_order_relaxed)) {
+  }
+}
+
 unsigned PageFiles::descriptors(int* out, unsigned max) noexcept {
   const std::uint32_t count = file_count();
   for (std::uint32_t number = 0; number < count && number < max; ++number) {

@@ -63,6 +63,8 @@ class PageFiles {
   [[nodiscard]] bool should_trim() noexcept;
   // Looks up how large the files are, for add_to(). For threads with our table of descriptors.
   void measure(std::uint32_t number) noexcept;
+  // A write ended there, and needed no new block of storage.
+  void note_length(std::uint32_t number, std::uint64_t end_bytes) noexcept;
   [[nodiscard]] unsigned descriptors(int* out, unsigned max) noexcept;
   void add_to(StoreStats& stats) noexcept;  // uses no descriptor
   void seal_in_child() noexcept;

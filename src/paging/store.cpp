@@ -185,6 +185,13 @@ unsigned Store::write(Batch& batch) noexcept {
   return state_->files.write(batch);
 }
 
+Handle Store::write_one(const std::byte* data, std::size_t size_bytes, const WriteBegun& begun) noexcept {
+  CHECK(state_->has_files);
+  CHECK(size_bytes != 0);
+  CHECK(size_bytes <= kObjectBytesMax);
+  return state_->files.write_one(data, static_cast<std::uint32_t>(size_bytes), begun);
+}
+
 bool Store::is_degraded() const noexcept { return degraded_since_ms() != 0; }
 
 std::uint64_t Store::degraded_since_ms() const noexcept { return state_->files.degraded_since_ms(); }

@@ -125,8 +125,8 @@ struct StoreStats {
   std::size_t file_free_bytes;    // gaps between them
   std::size_t file_space_bytes;   // the three together: what the caps are about
   std::size_t file_largest_free_bytes;
-  // As of the last write() or trim(): sum of the lengths of the files (st_size), storage that the file system
-  // gave (st_blocks).
+  // Sum of the lengths of the files (st_size), as of the last write() or trim(), and the storage that the
+  // file system gave (st_blocks), as of the last one that took or gave back a block of 64 KiB.
   std::size_t file_length_bytes, file_allocated_bytes;
   std::size_t files, direct_files;  // direct: past the page cache
   std::size_t io_rings;             // io_uring queues that are open; 0: reads and writes go one by one
@@ -136,6 +136,12 @@ struct StoreStats {
   std::uint64_t writes, written_objects, written_bytes, failed_writes;
   std::uint64_t reads, read_bytes, failed_reads, corrupt_reads;
   int last_error;  // errno of the last failed write or read, 0 when there was none
+};
+
+// Told by write_one(), by the thread that called it and with no lock held.
+struct WriteBegun {
+  void (*tell)(void* context) noexcept;
+  void* context;
 };
 
 struct StoreState;  // store.cpp
@@ -183,6 +189,12 @@ class Store {
   // that was not written (no space, I/O error) left nothing behind: its file space is free again. Objects of
   // the compressed tier stay there until they are dropped.
   unsigned write(Batch& batch) noexcept;
+
+  // Writes one object straight from where it lies: no copy, no batch. Its memory begins at an os page and is
+  // readable to the end of its last page. Once the checksum is made `begun` is told: from then on the bytes
+  // may change, and if they do what is written must be dropped unread. kNoObject: as in write().
+  [[nodiscard]] Handle write_one(const std::byte* data, std::size_t size_bytes,
+                                 const WriteBegun& begun) noexcept;
 
   // Whether the file tier has refused a write since the last one that succeeded; and since when, on
   // os::clock_coarse_ms(), 0 when it has not.
