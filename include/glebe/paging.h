@@ -250,7 +250,8 @@ GLEBE_API uint64_t glebe_pager_reclaim(glebe_pager* pager, uint64_t bytes);
 // Gives back memory of the compressed tier and space of page files in which nothing lies, all at once instead
 // of little by little. Returns bytes.
 GLEBE_API uint64_t glebe_pager_compact(glebe_pager* pager);
-// A thread that crawls every interval_ms (from 1). Calling it again changes both numbers.
+// A thread that crawls every interval_ms (from 1), and at once when the use of the host or the device rises
+// over one of its marks (start, low_memory, severe). Calling it again changes both numbers.
 GLEBE_API glebe_result glebe_pager_start_crawler(glebe_pager* pager, uint32_t interval_ms, uint32_t percent);
 GLEBE_API void glebe_pager_stop_crawler(glebe_pager* pager);  // returns when the thread has ended
 

@@ -304,7 +304,9 @@ glebe_result glebe_pager_set_limit(glebe_pager* pager, glebe_tier tier, uint64_t
   if (pager == nullptr || !is_tier(tier)) return glebe_bad_argument;
   if (tier == glebe_tier_compressed) return to_c(pager_of(pager).set_compressed_limit(limit_bytes));
   const glebe_budget_result result = glebe_budget_set_limit(glebe_pager_budget(pager, tier), limit_bytes);
-  return result == glebe_budget_ok ? glebe_ok : glebe_bad_argument;
+  if (result != glebe_budget_ok) return glebe_bad_argument;
+  pager_of(pager).note_limit(static_cast<pg::Tier>(tier));
+  return glebe_ok;
 }
 
 uint32_t glebe_pager_pressure(glebe_pager* pager, glebe_tier tier) {

@@ -156,7 +156,7 @@ Result BufferPager::open(const BufferPagerOptions& options) noexcept {
   if (is_made) {
     host_victims_ = new (victims_memory_[0]) Victims(options.victims);
     device_victims_ = new (victims_memory_[1]) Victims(options.victims);
-    trigger_ = Trigger(options.trigger);
+    for (Trigger& trigger : triggers_) trigger = Trigger(options.trigger);
     if (requests_.open(options.workers)) return Result::ok;
   }
   close();

@@ -216,9 +216,15 @@ class BufferPager {
   // Moves out at least `bytes` of the host tier in the order of the policy, whatever the trigger says, as far
   // as there is anything that can go. Returns bytes that left.
   std::size_t reclaim(std::uint64_t bytes) noexcept;
-  // A thread that crawls every `interval_ms` (from 1). Calling it again changes the numbers.
+  // A thread that crawls every `interval_ms` (from 1), and at once when the use of the host's or the device's
+  // budget rises over a mark of the trigger (start, low memory, severe). Calling it again changes the
+  // numbers.
   [[nodiscard]] Result start_crawler(unsigned interval_ms, unsigned percent) noexcept;
   void stop_crawler() noexcept;  // returns when it has ended
+  // After the limit of a budget was changed: the crawler need not wait for the next charge.
+  void note_limit(Tier tier) noexcept {
+    if (!is_in_child() && crawler_running_.load(std::memory_order_relaxed) != 0) watch_pressure(tier);
+  }
 
   [[nodiscard]] Budget& host_budget() noexcept { return host_budget_; }
   [[nodiscard]] Budget& device_budget() noexcept { return device_budget_; }
@@ -322,6 +328,7 @@ class BufferPager {
   void touch(Extent& extent, Tier tier) noexcept;
   void touch_slow(VictimItem& item, Tier tier) noexcept;
   [[nodiscard]] UseLog& use_log(Tier tier) noexcept { return use_logs_[tier == Tier::host ? 0 : 1]; }
+  [[nodiscard]] Trigger& trigger_of(Tier tier) noexcept { return triggers_[tier == Tier::host ? 0 : 1]; }
   [[nodiscard]] Victims& victims_of(Tier tier) noexcept {
     return tier == Tier::host ? *host_victims_ : *device_victims_;
   }
@@ -353,6 +360,7 @@ class BufferPager {
 
   // buffer_reclaim.cpp
   [[nodiscard]] Result charge(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept;
+  [[nodiscard]] Result charge_or_reclaim(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept;
   void discharge(Tier tier, const Buffer& buffer, std::uint64_t bytes) noexcept;
   std::size_t reclaim_tier(Tier tier, std::uint64_t bytes) noexcept;
   struct Sweep {  // one reclaim or crawl of a tier
@@ -367,6 +375,12 @@ class BufferPager {
   void queue_victim(Extent& extent) noexcept;    // brings the policies in line with the state
   void dequeue_victim(Extent& extent) noexcept;  // takes it out of both
   [[nodiscard]] Tier spill_tier(Tier tier) const noexcept;
+
+  // buffer_crawler.cpp
+  [[nodiscard]] unsigned passed_marks(Tier tier) noexcept;
+  void watch_pressure(Tier tier) noexcept;
+  void wake_crawler() noexcept;
+  void crawl_until_calm() noexcept;
   void run_crawler() noexcept;
 
   void count(Counter counter, std::uint64_t amount = 1) noexcept {
@@ -404,8 +418,8 @@ class BufferPager {
   Victims* device_victims_ = nullptr;
   alignas(Victims) std::byte victims_memory_[2][sizeof(Victims)];
   std::atomic<std::uint64_t> compressed_limit_{kNoLimit};
-  os::Mutex trigger_lock_;
-  Trigger trigger_{TriggerKind::hybrid};
+  os::Mutex trigger_lock_;  // guards both: of the host and of the device
+  Trigger triggers_[2] = {Trigger{TriggerKind::hybrid}, Trigger{TriggerKind::hybrid}};
 
   ParkingLot lots_[kParkingLots];
   ParkingLot released_;                    // host memory came free
@@ -417,6 +431,8 @@ class BufferPager {
   // The crawler. The word is odd when it has to end.
   std::atomic<std::uint32_t> crawler_word_{0}, crawler_running_{0};
   std::atomic<unsigned> crawler_interval_ms_{1000}, crawler_percent_{10};
+  std::atomic<unsigned> known_marks_[2] = {};  // passed by the host and by the device, as far as it was told
+  std::atomic<bool> crawler_is_urgent_{false};
   os::Mutex crawler_lock_;  // guards starting and stopping
 
   std::atomic<std::uint64_t> counters_[kCounters] = {};

@@ -1,7 +1,6 @@
 // Who leaves: budgets of memory, victims, crawling; see buffer_pager.h.
 #include <new>
 
-#include "platform/process.h"
 #include "platform/service.h"
 #include "src/base/bits.h"
 #include "src/base/check.h"
@@ -13,12 +12,17 @@ namespace {
 constexpr unsigned kChargeRounds = 1000;
 constexpr std::uint64_t kReleaseWaitNs = 20'000'000;
 constexpr std::uint64_t kBatchLeaveBytes = kMiB;  // what leaves at a time, so that files get large writes
-constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 }  // namespace
 
 // Charges memory of the host or the device, and makes room by moving others out when it does not fit.
 Result BufferPager::charge(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept {
+  const Result result = charge_or_reclaim(tier, buffer, needed);
+  if (crawler_running_.load(std::memory_order_relaxed) != 0) watch_pressure(tier);
+  return result;
+}
+
+Result BufferPager::charge_or_reclaim(Tier tier, const Buffer& buffer, std::uint64_t needed) noexcept {
   Budget& budget = budget_of(tier);
   const BudgetTag tag = buffer.tags[static_cast<unsigned>(tier)];
   for (unsigned round = 0; round < kChargeRounds; ++round) {
@@ -40,6 +44,7 @@ Result BufferPager::charge(Tier tier, const Buffer& buffer, std::uint64_t needed
 void BufferPager::discharge(Tier tier, const Buffer& buffer, std::uint64_t bytes) noexcept {
   const BudgetTag tag = buffer.tags[static_cast<unsigned>(tier)];
   CHECK(budget_of(tier).discharge(tag, bytes) == BudgetResult::ok);
+  if (crawler_running_.load(std::memory_order_relaxed) != 0) watch_pressure(tier);
 }
 
 void BufferPager::queue_victim(Extent& extent) noexcept {
@@ -100,7 +105,7 @@ void BufferPager::evict_some(Sweep& sweep, std::uint64_t bytes, unsigned count_m
       input->age = epoch() - item->last_use.load(std::memory_order_relaxed);
       input->is_dynamic = extent.buffer->usage == Usage::dynamic_use;
       const os::Lock hold(trigger_lock_);
-      if (!trigger_.wants(options_.limits, *input)) continue;
+      if (!trigger_of(sweep.tier).wants(options_.limits, *input)) continue;
     }
     Refusal refusal = Refusal::none;
     const Result result = mover.move(extent, {Operation::evict, sweep.tier}, nullptr, &refusal);
@@ -182,7 +187,7 @@ std::size_t BufferPager::crawl_tier(Tier tier, std::size_t left) noexcept {
     input.pressure = pressure(tier);
     {
       const os::Lock hold(trigger_lock_);
-      if (!trigger_.is_active(options_.limits, input)) break;
+      if (!trigger_of(tier).is_active(options_.limits, input)) break;
     }
     // Not more at a time than leads to the target, so that the decision is made again there.
     const std::uint64_t used = budget.used_bytes();
@@ -224,52 +229,6 @@ Result BufferPager::set_compressed_limit(std::uint64_t bytes) noexcept {
   CHECK(compressed_budget_.set_limit(bytes) == BudgetResult::ok);
   store_.set_compressed_limit(bytes);
   return Result::ok;
-}
-
-// --- The crawler
-
-Result BufferPager::start_crawler(unsigned interval_ms, unsigned percent) noexcept {
-  if (is_in_child()) return Result::in_child;
-  if (interval_ms == 0 || percent == 0 || percent > 100) return Result::bad_argument;
-  const os::Lock hold(crawler_lock_);
-  crawler_interval_ms_.store(interval_ms, std::memory_order_relaxed);
-  crawler_percent_.store(percent, std::memory_order_relaxed);
-  if (crawler_running_.load(std::memory_order_acquire) != 0) {
-    crawler_word_.fetch_add(2, std::memory_order_release);  // a new interval counts from now
-    os::wake_all(crawler_word_);
-    return Result::ok;
-  }
-  crawler_word_.store(0, std::memory_order_relaxed);
-  crawler_running_.store(1, std::memory_order_release);
-  const auto enter = [](void* self) noexcept { static_cast<BufferPager*>(self)->run_crawler(); };
-  if (os::start_service_thread(enter, this, "glebe-crawler")) return Result::ok;
-  crawler_running_.store(0, std::memory_order_relaxed);
-  return Result::no_memory;
-}
-
-void BufferPager::run_crawler() noexcept {
-  for (;;) {
-    const std::uint32_t word = crawler_word_.load(std::memory_order_acquire);
-    if ((word & 1) != 0) break;
-    os::wait_on(crawler_word_, word, crawler_interval_ms_.load(std::memory_order_relaxed) * kNsPerMs);
-    if (crawler_word_.load(std::memory_order_acquire) != word) continue;
-    crawl(crawler_percent_.load(std::memory_order_relaxed));
-  }
-  // The last access: whoever waits may take the pager's memory away from here on, waking needs only the
-  // address.
-  crawler_running_.store(0, std::memory_order_release);
-  os::wake_all(crawler_running_);
-}
-
-void BufferPager::stop_crawler() noexcept {
-  if (is_in_child()) return;
-  const os::Lock hold(crawler_lock_);
-  if (crawler_running_.load(std::memory_order_acquire) == 0) return;
-  crawler_word_.fetch_or(1, std::memory_order_release);
-  os::wake_all(crawler_word_);
-  while (crawler_running_.load(std::memory_order_acquire) != 0) {
-    os::wait_on(crawler_running_, 1, kReleaseWaitNs);
-  }
 }
 
 }  // namespace glebe::paging
