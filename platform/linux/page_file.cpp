@@ -154,8 +154,8 @@ void PageFile::close() noexcept {
   is_direct_.store(false, std::memory_order_relaxed);
 }
 
-// A file of somebody else has this position by a chance of one in 2^39. Ours has another one when somebody who
-// found the descriptor moved it: then its identity decides, which takes three times as long to ask for.
+// A file of somebody else has this position by a chance of one in 2^39. Ours has another one when somebody
+// who found the descriptor moved it: then its identity decides, which takes three times as long to ask for.
 bool PageFile::is_ours() const noexcept {
   const ErrnoScope errno_scope;
   if (mark_ != 0 && ::syscall(SYS_lseek, descriptor_.number, 0, SEEK_CUR) == static_cast<long>(mark_)) {

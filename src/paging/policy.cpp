@@ -92,9 +92,11 @@ VictimItem* Clock::take(const Acceptor& acceptor) noexcept {
 }
 
 void S3Fifo::insert(VictimItem* item) noexcept {
-  // The ghost queue of the paper is a window of numbers: an item is in it until as many others have left the
-  // small queue as there are items.
-  const bool is_ghost = item->queue == VictimItem::kGhost && evictions_ - item->number < count() + 1;
+  // The ghost queue is a window of numbers, as in section 4.2 of the paper: an item is in it until as many
+  // others have left the small queue as the second queue is meant to hold.
+  const std::size_t all = count() + 1;
+  const bool is_ghost =
+      item->queue == VictimItem::kGhost && evictions_ - item->number < all - all / kSmallShare;
   join(is_ghost ? main_ : small_, item, is_ghost ? VictimItem::kSecond : VictimItem::kFirst);
   ++(is_ghost ? main_count_ : small_count_);
 }
@@ -141,10 +143,12 @@ VictimItem* S3Fifo::step_main(const Acceptor& acceptor) noexcept {
 }
 
 VictimItem* S3Fifo::take(const Acceptor& acceptor) noexcept {
-  std::size_t left = (kReferencesMax + 2) * count();
   // Everything in the small queue may be refused and move over: then the second queue gets all its rounds.
-  for (left += small_count_; left != 0; --left) {
-    const bool from_small = small_count_ != 0 && (main_count_ == 0 || small_count_ * kSmallShare > count());
+  std::size_t left = (kReferencesMax + 2) * count() + small_count_;
+  // As in the paper: once the small queue is chosen it gives something up, unless all of it moves over.
+  for (bool from_small = false; left != 0; --left) {
+    from_small =
+        small_count_ != 0 && (from_small || main_count_ == 0 || small_count_ * kSmallShare >= count());
     VictimItem* item = from_small ? step_small(acceptor) : step_main(acceptor);
     if (item != nullptr) return item;
   }

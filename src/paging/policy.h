@@ -10,7 +10,8 @@
 //   clock     by insertion; a touched item gets one more round (second chance)
 //   s3_fifo   new items pass a small queue (a tenth of all) and leave from there unless touched twice; the
 //             rest is a second queue where a touch is worth one more round, up to three; an item that comes
-//             back soon after it left goes straight to the second queue (Yang et al., SOSP 2023)
+//             back soon after it left goes straight to the second queue: as many are remembered as that queue
+//             is meant to hold (Yang et al., SOSP 2023)
 //   fifo      by insertion, touches do not matter
 //   oldest    by creation of the item (birth), however often it left and came back
 //   largest   by size, the largest first; the older one first among equals
