@@ -31,7 +31,7 @@ BufferPagerOptions small(BufferRig& rig, TriggerKind trigger) {
 // Time decides nothing but how long a failure takes.
 template <typename Condition>
 bool comes_true(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::yield();
