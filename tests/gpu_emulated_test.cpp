@@ -146,6 +146,34 @@ TEST_CASE("X emulated GPU: pinned memory is read when the copy's turn comes", "[
   });
 }
 
+TEST_CASE("X emulated GPU: more work than queues hold is waited for, and sources that were taken stay",
+          "[gpu]") {
+  for (const GpuSchedule schedule : {GpuSchedule::threaded, GpuSchedule::adversarial}) {
+    on_emulator(small(schedule), [](Rig& rig) {
+      const DevicePointer address = rig.memory(kGranule);
+      const Stream in = rig.stream();
+      unsigned failed = 0;
+      for (std::uint32_t i = 0; i < 40'000; ++i) {
+        failed += rig.driver.memset_d32_async(address, i, 1, in) != Result::success;
+      }
+      CHECK(failed == 0);
+      // More small copies than there is room for their sources.
+      for (std::uint32_t i = 0; i < 1000; ++i) {
+        std::uint32_t source = i;
+        failed += rig.driver.memcpy_h2d_async(address + 4 + 4 * i, &source, 4, in) != Result::success;
+        source = ~0u;
+      }
+      CHECK(failed == 0);
+      CHECK(rig.driver.stream_synchronize(in) == Result::success);
+      CHECK(rig.read_word(address) == 39'999);
+      for (std::uint32_t i = 0; i < 1000; ++i) failed += rig.read_word(address + 4 + 4 * i) != i;
+      CHECK(failed == 0);
+      CHECK(rig.driver.stream_destroy(in) == Result::success);
+      rig.give_back(address, kGranule);
+    });
+  }
+}
+
 TEST_CASE("X emulated GPU: fresh memory holds a pattern that differs each time", "[gpu]") {
   on_emulator(small(), [](Rig& rig) {
     const DevicePointer first = rig.memory(kGranule), second = rig.memory(kGranule);
@@ -350,7 +378,7 @@ TEST_CASE("X emulated GPU: threads that call it at once keep the accounts exact"
       std::vector<std::thread> threads;
       for (std::uint32_t i = 1; i <= 4; ++i) threads.emplace_back(work, i);
       for (std::thread& thread : threads) thread.join();
-      CHECK(wrong == 0);
+      CHECK(wrong.load() == 0);
     });
   }
 }

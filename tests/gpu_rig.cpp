@@ -203,6 +203,13 @@ void on_emulators(Body body) {
 void on_real(Body body, bool is_usable_at_end) {
   Rig rig(real_driver().driver, nullptr);
   rig.start();
+  // The driver loads a kernel when it is launched first, and may wait for the device to be idle: not while a
+  // test holds a stream.
+  const DevicePointer address = rig.memory(kGranule);
+  REQUIRE(rig.store_word(address, 1, nullptr) == Result::success);
+  REQUIRE(rig.copy_words(address + 4, address, 1, nullptr) == Result::success);
+  REQUIRE(rig.driver.ctx_synchronize() == Result::success);
+  rig.give_back(address, kGranule);
   body(rig);
   if (is_usable_at_end) rig.stop();
 }

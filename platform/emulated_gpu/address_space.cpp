@@ -12,7 +12,6 @@ namespace {
 using cuda::Result;
 
 constexpr std::size_t kWindowAlignBytes = kGiB;  // the largest alignment that a reservation can have
-constexpr std::size_t kPageBytes = 4 * kKiB;     // what sizes of reservations are multiples of
 constexpr std::uint32_t kReservationsMax = 1u << 16;
 constexpr int kBareFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
 
@@ -87,7 +86,7 @@ Result AddressSpace::reserve(const Request& request, cuda::DevicePointer* addres
   const std::size_t align =
       request.align_bytes < kEmulatedGranuleBytes ? kEmulatedGranuleBytes : request.align_bytes;
   // The driver says "out of memory" to all of these (ROCm/hip-tests on NVIDIA devices).
-  if (request.size_bytes == 0 || request.size_bytes % kPageBytes != 0) return Result::out_of_memory;
+  if (request.size_bytes == 0 || request.size_bytes % page_bytes() != 0) return Result::out_of_memory;
   if (!is_power_of_two(align) || align > kWindowAlignBytes) return Result::out_of_memory;
   if (request.size_bytes > size_bytes_) return Result::out_of_memory;
   const auto count = static_cast<std::uint32_t>(divide_up(request.size_bytes, kEmulatedGranuleBytes));

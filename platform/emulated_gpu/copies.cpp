@@ -45,21 +45,22 @@ Result Machine::queue_copy(const Copy& copy, cuda::StreamObject* stream) noexcep
   if (copy.size_bytes == 0) return Result::success;
   if (to == nullptr || from == nullptr) return Result::invalid_value;
   Operation* operation = queues_.make(Operation::Kind::copy, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->to = to;
   operation->from = from;
   operation->size = copy.size_bytes;
-  // A small source in pageable memory is taken at once, as long as there is room; any other is read when its
-  // turn comes.
+  // A small source in pageable memory is taken at once; any other is read when its turn comes.
   const bool is_small = copy.size_bytes <= Staging::kBytes && is_pageable(copy.from);
   operation->staging = is_small ? queues_.take_staging() : nullptr;
   if (operation->staging != nullptr) {
     std::memcpy(operation->staging->bytes, from, copy.size_bytes);
     operation->from = operation->staging->bytes;
   }
+  const bool has_staging = operation->staging != nullptr;
   const Result result = queues_.queue(operation);
-  // A copy to pageable memory returns when it is done.
-  return result == Result::success && is_pageable(copy.to) ? queues_.synchronize(stream) : result;
+  // A copy to pageable memory returns when it is done; so does one whose source there is no room to keep.
+  const bool must_wait = is_pageable(copy.to) || (is_small && !has_staging);
+  return result == Result::success && must_wait ? queues_.synchronize(stream) : result;
 }
 
 Result Machine::copy_async(const Copy& copy, Stream handle) noexcept {
@@ -131,7 +132,7 @@ Result Machine::fill_async(const Fill& fill, Stream handle) noexcept {
   std::byte* to = locate(fill.to, fill.count * fill.unit_bytes, Operand::device, cuda::kAccessReadWrite);
   if (to == nullptr) return Result::invalid_value;
   Operation* operation = queues_.make(fill.kind, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->to = to;
   operation->size = fill.count;
   operation->value = fill.value;

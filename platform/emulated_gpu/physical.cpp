@@ -15,7 +15,7 @@
 namespace glebe::os::emulated {
 namespace {
 
-constexpr std::uint32_t kPiecesMax = 1u << 18;
+constexpr std::uint32_t kPiecesMax = 1u << 16;
 constexpr std::size_t kFileFactor = 8;  // addresses in the file for each byte of capacity
 
 int make_file(std::size_t size_bytes) noexcept {

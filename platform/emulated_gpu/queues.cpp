@@ -14,9 +14,9 @@ using cuda::Result;
 using cuda::StreamObject;
 
 constexpr std::uint32_t kStreamsMax = 4096;
-constexpr std::uint32_t kEventsMax = 1u << 18;
-constexpr std::uint32_t kOperationsMax = 1u << 18;
-constexpr std::uint32_t kStagingMax = 1024;
+constexpr std::uint32_t kEventsMax = 1u << 16;
+constexpr std::uint32_t kOperationsMax = 1u << 15;
+constexpr std::uint32_t kStagingMax = 256;
 constexpr std::uint64_t kLookNs = 50'000'000;  // who waits looks again at least so often
 constexpr unsigned kPollStepsMax = 3;
 
@@ -143,14 +143,6 @@ std::uint32_t Queues::streams() noexcept {
     if (stream != nullptr && stream != legacy_ && !stream->is_destroyed && !stream->is_of_thread) ++count;
   }
   return count;
-}
-
-Operation* Queues::make(Operation::Kind kind, StreamObject* stream) noexcept {
-  Operation* operation = operations_.take();
-  if (operation == nullptr) return nullptr;
-  operation->kind = kind;
-  operation->stream = stream;
-  return operation;
 }
 
 Result Queues::queue(Operation* operation) noexcept {
@@ -296,6 +288,17 @@ Result Queues::wait_until(Condition is_met) noexcept {
     wait_for_change();
   }
   return error();
+}
+
+Operation* Queues::make(Operation::Kind kind, StreamObject* stream) noexcept {
+  Operation* operation = operations_.take();
+  while (operation == nullptr) {
+    if (wait_until([this] { return operations_.live() < kOperationsMax; }) != Result::success) return nullptr;
+    operation = operations_.take();
+  }
+  operation->kind = kind;
+  operation->stream = stream;
+  return operation;
 }
 
 Result Queues::synchronize(StreamObject* stream) noexcept {

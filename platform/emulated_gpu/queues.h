@@ -108,7 +108,8 @@ class Queues {
     return events_.holds(event) && !event->is_destroyed;
   }
 
-  // A fresh operation for a stream, to be filled in and queued; nullptr: too many wait.
+  // A fresh operation for a stream, to be filled in and queued. Waits while as many as there can be are
+  // queued, as the driver does; nullptr: the context has an error. Lets the lock go.
   [[nodiscard]] Operation* make(Operation::Kind kind, cuda::StreamObject* stream) noexcept;
   // Room for bytes that are copied when a copy is called; nullptr: too many copies wait.
   [[nodiscard]] Staging* take_staging() noexcept { return staging_.take(); }

@@ -66,7 +66,7 @@ Result Machine::stream_wait_event(Stream handle, Event event, unsigned flags) no
   // What was recorded until now counts; never recorded is nothing to wait for.
   if (event->reached >= event->recorded) return Result::success;
   Operation* operation = queues_.make(Operation::Kind::wait, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->event = event;
   operation->event_number = event->recorded;
   return queues_.queue(operation);
@@ -96,7 +96,7 @@ Result Machine::launch_host_function(Stream handle, HostFunction function, void*
   cuda::StreamObject* stream = queues_.find(handle);
   if (stream == nullptr) return Result::invalid_handle;
   Operation* operation = queues_.make(Operation::Kind::host_function, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->function = function;
   operation->user_data = user_data;
   return queues_.queue(operation);
@@ -126,7 +126,7 @@ Result Machine::event_record(Event event, Stream handle) noexcept {
   cuda::StreamObject* stream = queues_.find(handle);
   if (stream == nullptr || !queues_.holds(event)) return Result::invalid_handle;
   Operation* operation = queues_.make(Operation::Kind::record, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->event = event;
   operation->event_number = ++event->recorded;
   return queues_.queue(operation);
@@ -213,7 +213,7 @@ Result Machine::launch_kernel(Function function, unsigned grid_x, unsigned grid_
   const EmulatedKernel& kernel = *function->kernel;
   if (parameters == nullptr && kernel.parameter_bytes[0] != 0) return Result::invalid_value;
   Operation* operation = queues_.make(Operation::Kind::kernel, stream);
-  if (operation == nullptr) return Result::out_of_memory;
+  if (operation == nullptr) return queues_.error();
   operation->kernel = &kernel;
   operation->call = call;
   // One behind the other, each where its alignment, taken to be its size, allows it.
