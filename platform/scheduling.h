@@ -13,8 +13,9 @@ namespace glebe::os {
 [[nodiscard]] int cpu_of_thread(int thread) noexcept;
 
 // Asks the scheduler to run a thread soon after it is woken: short slices (sched_setattr(2), Linux 6.12), and
-// a better nice value where the process may have one. Hints. 0: the calling thread.
-void answer_quickly(int thread) noexcept;
+// a better nice value where the process may have one. 0: the calling thread. False: nothing was changed. That
+// matters only for a thread that runs behind all others.
+bool answer_quickly(int thread) noexcept;
 
 // Whether a thread, once it runs behind all others, may be made an ordinary one again by answer_quickly().
 // That takes CAP_SYS_NICE, or a resource limit (RLIMIT_NICE, sched(7)).
@@ -22,8 +23,8 @@ void answer_quickly(int thread) noexcept;
 // The thread runs when no ordinary thread wants its CPU (SCHED_IDLE, sched(7)). False: refused.
 [[nodiscard]] bool run_behind_others(int thread) noexcept;
 
-// The thread runs on that CPU only; on any that the process may use but that one; on any that the process may
-// use. False: refused, for instance because there is no other.
+// The thread runs on that CPU only; on any that the calling thread may use but that one; on any that the
+// calling thread may use. False: refused, for instance because there is no other.
 [[nodiscard]] bool run_only_on(int thread, int cpu) noexcept;
 [[nodiscard]] bool run_not_on(int thread, int cpu) noexcept;
 void run_anywhere(int thread) noexcept;

@@ -11,7 +11,7 @@ namespace glebe::os {
 bool page_out_by_kernel(void* base, std::size_t size_bytes) noexcept;
 bool mark_cold(void* base, std::size_t size_bytes) noexcept;
 
-[[nodiscard]] bool has_swap() noexcept;  // swap space that this process may use
+[[nodiscard]] bool has_swap() noexcept;  // swap space; whether this process may use it is its memory cgroup's
 
 // Bytes of this process that are in swap space (VmSwap, proc_pid_status(5)); 0 when it cannot be told.
 [[nodiscard]] std::size_t swapped_bytes() noexcept;

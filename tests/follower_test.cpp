@@ -4,9 +4,11 @@
 
 #include <dirent.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -165,6 +167,45 @@ int child_begins_anew() {
   return work_until([] { sleep_ms(5); }, [&] { return listener.is_ordinary(); }) ? 0 : 3;
 }
 
+// With one CPU there is nothing to follow, and nothing to do.
+int rests_on_one_cpu() {
+  if (!os::run_only_on(0, static_cast<int>(os::current_cpu())) || !begin()) return 1;
+  Pages pages;
+  const std::size_t wrong = pages.touch(20'000);
+  const int follower_thread = thread_called("glebe-follow");
+  const auto cpu_ticks = [&] {
+    std::ifstream file("/proc/self/task/" + std::to_string(follower_thread) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    std::string field;
+    unsigned long ticks = 0;
+    for (int i = 3; i <= 15 && fields >> field; ++i) ticks += i >= 14 ? std::stoul(field) : 0;
+    return ticks;
+  };
+  const unsigned long before = cpu_ticks();
+  sleep_ms(500);
+  // Of 50 ticks that went by.
+  return wrong == 0 && cpu_ticks() - before < 10 && pager_stats().follows == 0 ? 0 : 2;
+}
+
+// A program that gives up its rights while it is followed: the listener cannot become an ordinary thread
+// again, and another thread listens.
+int outlives_its_rights() {
+  if (!begin()) return 1;
+  Listener listener;
+  Pages pages;
+  std::size_t wrong = 0;
+  const auto touch = [&] { wrong += pages.touch(200); };
+  if (!work_until(touch, [&] { return listener.is_following(); })) return 2;
+  if (::setuid(65534) != 0) return 3;
+  const int stand_in = thread_called("glebe-follow");
+  if (!work_until([] { sleep_ms(5); }, [&] { return follower.is_listener(stand_in); })) return 4;
+  if (::sched_getscheduler(listener.thread) != SCHED_IDLE) return 5;
+  wrong += pages.touch(20'000);
+  return wrong == 0 ? 0 : 6;
+}
+
 }  // namespace
 
 TEST_CASE("The listener follows the thread that faults, and is an ordinary thread when it stops",
@@ -178,4 +219,12 @@ TEST_CASE("A fault does not wait for a thread that computes where the listener i
 
 TEST_CASE("A forked child's listener follows for itself, and leaves the parent's alone", "[paging]") {
   if (may_follow()) CHECK(in_child(child_begins_anew) == 0);
+}
+
+TEST_CASE("On one CPU nobody is followed, and the follower rests", "[paging]") {
+  if (may_follow()) CHECK(in_child(rests_on_one_cpu) == 0);
+}
+
+TEST_CASE("A program that gives up its rights while it is followed is served on", "[paging]") {
+  if (may_follow() && ::geteuid() == 0) CHECK(in_child(outlives_its_rights) == 0);
 }

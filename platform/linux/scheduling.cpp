@@ -38,9 +38,9 @@ struct CpuMask {
   unsigned long words[8192 / 64] = {};
   long size_bytes = 0;
 
-  // Those that the process may use: what its first thread may.
+  // Those that the calling thread may use.
   [[nodiscard]] bool get() noexcept {
-    size_bytes = ::syscall(SYS_sched_getaffinity, ::getpid(), sizeof words, words);
+    size_bytes = ::syscall(SYS_sched_getaffinity, 0, sizeof words, words);
     return size_bytes > 0;
   }
   [[nodiscard]] unsigned long& word_of(int cpu) noexcept { return words[static_cast<unsigned>(cpu) / 64]; }
@@ -81,12 +81,12 @@ int cpu_of_thread(int thread) noexcept {
   return static_cast<int>(std::strtol(at, nullptr, 10));
 }
 
-void answer_quickly(int thread) noexcept {
+bool answer_quickly(int thread) noexcept {
   const ErrnoScope errno_scope;
   constexpr std::uint64_t kSliceNs = 100'000;
-  if (set_attributes(thread, SCHED_OTHER, kNice, kSliceNs)) return;
-  static_cast<void>(
-      set_attributes(thread, SCHED_OTHER, ::getpriority(PRIO_PROCESS, static_cast<id_t>(thread)), kSliceNs));
+  return set_attributes(thread, SCHED_OTHER, kNice, kSliceNs) ||
+         set_attributes(thread, SCHED_OTHER, ::getpriority(PRIO_PROCESS, static_cast<id_t>(thread)),
+                        kSliceNs);
 }
 
 bool may_return_from_behind(int thread) noexcept {

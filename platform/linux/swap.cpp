@@ -17,12 +17,17 @@ namespace {
 // Linux 5.4; libc of older systems does not declare them.
 constexpr int kAdviceCold = 20, kAdvicePageout = 21;
 
-// Bytes that zram devices take: the third number of their statistics.
+// Bytes that zram devices take that are swap space: the third number of their statistics.
 std::size_t zram_bytes() noexcept {
   constexpr unsigned kDevicesMax = 8;
   std::size_t total = 0;
+  char swaps[2 * kKiB];
+  if (read_system_file("/proc/swaps", swaps, sizeof swaps) == 0) return 0;
   for (unsigned device = 0; device < kDevicesMax; ++device) {
-    char path_space[64], content[256];
+    char path_space[64], name_space[32], content[256];
+    Text name(name_space);
+    name.append("/dev/zram").append_unsigned(device);
+    if (std::strstr(swaps, name.c_str()) == nullptr) continue;
     Text path(path_space);
     path.append("/sys/block/zram").append_unsigned(device).append("/mm_stat");
     if (read_system_file(path.c_str(), content, sizeof content) == 0) continue;

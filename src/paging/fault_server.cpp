@@ -24,6 +24,7 @@ namespace glebe::paging {
 namespace {
 
 constexpr unsigned kHelpersMax = 32;
+constexpr std::uint64_t kLongNs = 3'600'000'000'000;
 
 constinit FaultQueue later_queue;  // refused because of a fork
 constinit FaultQueue help_queue;   // for the helpers
@@ -54,10 +55,13 @@ bool answer_and_unlock(Fault& fault, Scratch& scratch, std::byte* buffer) noexce
   pager.table.unlock(group);
   if (result == PageIn::later) return false;
   note_answered(fault);
+  follower.note_busy(false);
   pager.faults.wake(pager.table.address_of(fault.page), kPageBytes);
   if (result == PageIn::expanded && pager.table.try_lock(group)) {
-    read_ahead(fault.page, scratch, buffer);
+    const std::uint64_t end = read_ahead(fault.page, scratch, buffer);
     pager.table.unlock(group);
+    const std::uint64_t count = end - fault.page;
+    if (count > 1) pager.faults.wake(pager.table.address_of(fault.page), count * kPageBytes);
   }
   return true;
 }
@@ -104,20 +108,27 @@ void take_event(const os::FaultEvent& event, bool is_alone, Server& server) noex
   take_fault(fault, is_alone, server);
 }
 
-void run_listener(void*) noexcept {
-  wait_at_gate();
+void listen() noexcept {
   os::answer_quickly(0);
   follower.start(os::current_thread());
   Server* server = make_server();
   CHECK(server != nullptr);
-  for (;;) {
+  for (const int self = os::current_thread(); follower.is_listener(self);) {
     constexpr unsigned kEvents = 16;
     os::FaultEvent events[kEvents];
     const unsigned read = pager.faults.read_events(events, kEvents);
+    follower.note_busy(true);
     // The last one is ours, after the others are on their way.
     for (unsigned i = 0; i < read; ++i) take_event(events[i], i + 1 == read, *server);
     if (!later_queue.is_empty()) answer_postponed_faults(server->scratch, server->buffer);
+    follower.note_busy(false);
   }
+  for (;;) os::sleep_ns(kLongNs);  // another thread listens
+}
+
+void run_listener(void*) noexcept {
+  wait_at_gate();
+  listen();
 }
 
 void run_helper(void*) noexcept {
@@ -149,6 +160,7 @@ void run_brake(void*) noexcept {
 void run_follower(void*) noexcept {
   wait_at_gate();
   follower.run();
+  listen();
 }
 
 bool start_threads(void (*run)(void*), unsigned thread_count, const char* name) noexcept {

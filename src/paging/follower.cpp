@@ -16,7 +16,7 @@ constinit Follower follower;
 void Follower::start(int listener_thread) noexcept {
   // In a forked child what is here is a copy of what the parent had.
   thread_.store(0, kRelaxed);
-  streak_ = 0;
+  streak_.store(0, kRelaxed);
   listener_.store(listener_thread, std::memory_order_release);
 }
 
@@ -54,21 +54,23 @@ Follower::Ended Follower::follow() noexcept {
     strangers = strangers_now;
     if (others * kStrangerShare > own) return Ended::quiet;
     quiet = own != 0 ? 0 : quiet + 1;
-    const bool does_wait = pager.faults.has_unread_fault();
+    const bool does_wait = is_busy_.load(kRelaxed) || pager.faults.has_unread_fault();
     if (does_wait && did_wait && own + others == 0) return Ended::kept_waiting;
     did_wait = does_wait;
   }
   return Ended::quiet;
 }
 
-void Follower::leave() noexcept {
+// False: the listener stays behind all others.
+bool Follower::leave() noexcept {
   const int listener = listener_.load(kRelaxed);
-  if (is_behind_) os::answer_quickly(listener);
+  const bool is_lost = is_behind_ && !os::answer_quickly(listener);
   is_behind_ = false;
   os::run_anywhere(listener);
   os::run_anywhere(pager.evictor_thread.load(kRelaxed));
   cpu_ = -1;
   is_following_.store(false, kRelaxed);
+  return !is_lost;
 }
 
 void Follower::run() noexcept {
@@ -79,12 +81,13 @@ void Follower::run() noexcept {
   for (std::uint32_t answered = asked_.load(std::memory_order_acquire);;) {
     os::wait_on(asked_, answered, kNapNs);
     const std::uint32_t asked = asked_.load(std::memory_order_acquire);
-    // With one CPU they are together anyway.
-    if (asked == answered || os::cpu_count() < 2) continue;
+    if (asked == answered) continue;
+    answered = asked;
+    if (os::cpu_count() < 2) continue;  // they are together anyway
     is_following_.store(true, kRelaxed);
     count(pager.counters.follows);
     const Ended ended = follow();
-    leave();
+    if (!leave()) return;
     os::sleep_ns(ended == Ended::quiet ? kPauseNs : kLongPauseNs);
     answered = asked_.load(std::memory_order_acquire);
   }

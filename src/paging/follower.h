@@ -9,7 +9,7 @@
 //
 // A listener behind all others may be kept waiting by any thread. A thread of its own, the follower, watches
 // for that. It makes all the changes, and makes the listener an ordinary thread again when a fault waited for
-// a tick and none was read.
+// a tick, read or not, and nothing was done.
 #pragma once
 
 #include <atomic>
@@ -25,15 +25,24 @@ class Follower {
     constexpr auto kRelaxed = std::memory_order_relaxed;
     if (thread != thread_.load(kRelaxed)) {
       strangers_.store(strangers_.load(kRelaxed) + 1, kRelaxed);
-      streak_ = 0;
+      streak_.store(0, kRelaxed);
       if (!is_following_.load(kRelaxed)) thread_.store(thread, kRelaxed);
       return;
     }
     faults_.store(faults_.load(kRelaxed) + 1, kRelaxed);
-    if (++streak_ % kStreak == 0 && !is_following_.load(kRelaxed)) ask();
+    const std::uint32_t streak = streak_.load(kRelaxed) + 1;
+    streak_.store(streak, kRelaxed);
+    if (streak % kStreak == 0 && !is_following_.load(kRelaxed)) ask();
   }
-  // By the follower. Never returns.
+  // By the listener: between reading faults and waking who waits for the last of them.
+  void note_busy(bool is_busy) noexcept { is_busy_.store(is_busy, std::memory_order_relaxed); }
+  // By the follower. Returns when the listener went behind all others and must stay there, because the
+  // program gave up the right to bring it back (setuid(2)); then the caller has to listen in its place.
   void run() noexcept;
+  // Whether it is still this thread that listens; when not, it stops after what it has read.
+  [[nodiscard]] bool is_listener(int thread) const noexcept {
+    return listener_.load(std::memory_order_acquire) == thread;
+  }
 
  private:
   static constexpr std::uint32_t kStreak = 32;  // faults of one thread in a row
@@ -42,13 +51,14 @@ class Follower {
   void ask() noexcept;
   [[nodiscard]] bool go_along() noexcept;
   [[nodiscard]] Ended follow() noexcept;
-  void leave() noexcept;
+  [[nodiscard]] bool leave() noexcept;
 
   // Written by the listener.
   std::atomic<int> listener_{0}, thread_{0};
   std::atomic<std::uint32_t> faults_{0}, strangers_{0};  // of thread_, and of others
-  std::uint32_t streak_ = 0;
+  std::atomic<std::uint32_t> streak_{0};
   std::atomic<std::uint32_t> asked_{0};  // futex
+  std::atomic<bool> is_busy_{false};
   // Written by the follower.
   std::atomic<bool> is_following_{false};
   bool is_behind_ = false;

@@ -43,46 +43,88 @@ void give_back_free_memory() noexcept {
 // holes between: a call for a single page costs ten times as much as a page in a long range.
 class Hand {
  public:
-  // Calls advise for the next present pages until about `wanted_bytes` were passed, once round at most.
-  // Returns bytes.
-  std::size_t pass(std::size_t wanted_bytes, bool (*advise)(void*, std::size_t)) noexcept {
-    std::size_t passed = 0;
-    for (bool is_round = false; passed < wanted_bytes && !is_round;) {
-      os::PageScan::Run runs[kRuns];
-      std::uintptr_t scanned = kEnd;
-      const int found = pager.scan.present({at_, kEnd}, runs, &scanned);
-      if (found < 0) return passed;
-      at_ = scanned;
-      for (int i = 0; i < found && passed < wanted_bytes;) {
-        i = take({runs + i, static_cast<std::size_t>(found - i)}, &passed, advise) + i;
+  // Hands present pages over until about `wanted_bytes` have left, once round at most. Returns bytes that
+  // left.
+  std::size_t page_out(std::size_t wanted_bytes) noexcept {
+    return pass(wanted_bytes, [](std::span<const os::PageScan::Run> runs) {
+      const std::size_t before = bytes_of(runs);
+      const std::uintptr_t begin = runs.front().begin, end = runs.back().end;
+      // One that is locked ends the call: then each for itself.
+      if (!os::page_out_by_kernel(reinterpret_cast<void*>(begin), end - begin)) {
+        for (const os::PageScan::Run& run : runs) {
+          static_cast<void>(os::page_out_by_kernel(reinterpret_cast<void*>(run.begin), run.end - run.begin));
+        }
       }
-      is_round = at_ >= kEnd;
-      if (is_round) at_ = kBegin;
-    }
-    return passed;
+      const std::size_t after = present_bytes(begin, end);
+      return after < before ? before - after : 0;
+    });
+  }
+  void mark_cold(std::size_t wanted_bytes) noexcept {
+    static_cast<void>(pass(wanted_bytes, [](std::span<const os::PageScan::Run> runs) {
+      const std::uintptr_t begin = runs.front().begin;
+      static_cast<void>(os::mark_cold(reinterpret_cast<void*>(begin), runs.back().end - begin));
+      return bytes_of(runs);
+    }));
   }
 
  private:
-  // Advises the runs that the first step holds. Returns how many they are; the hand stands behind them.
-  int take(std::span<os::PageScan::Run> runs, std::size_t* passed,
-           bool (*advise)(void*, std::size_t)) noexcept {
-    const std::uintptr_t begin = runs[0].begin;
-    std::uintptr_t end = begin;
-    int count = 0;
-    for (os::PageScan::Run& run : runs) {
-      if (run.begin - end > kGapBytes && end != begin) break;
-      if (run.begin - begin >= kStepBytes) break;
-      const std::uintptr_t stop = run.end - begin < kStepBytes ? run.end : begin + kStepBytes;
-      *passed += stop - run.begin;
-      end = stop;
-      if (stop < run.end) {
-        run.begin = stop;  // the next step goes on here
-        break;
+  // Calls take(runs) for the next present pages, those of a step at a time, until what it returned is as much
+  // as wanted, or once round. The hand stands behind what was taken.
+  template <class Take>
+  std::size_t pass(std::size_t wanted_bytes, Take take) noexcept {
+    std::size_t taken = 0;
+    const std::uintptr_t start = at_;
+    for (bool is_second_half = false; taken < wanted_bytes;) {
+      os::PageScan::Run runs[kRuns];
+      std::uintptr_t scanned = kEnd;
+      const std::uintptr_t end = is_second_half ? start : kEnd;
+      const int found = at_ < end ? pager.scan.present({at_, end}, runs, &scanned) : 0;
+      if (found < 0) return taken;
+      for (std::span<os::PageScan::Run> left(runs, static_cast<std::size_t>(found)); !left.empty();) {
+        if (taken >= wanted_bytes) return taken;
+        if (left[0].end - left[0].begin > kStepBytes) {
+          const os::PageScan::Run first = {left[0].begin, left[0].begin + kStepBytes};
+          taken += take(std::span(&first, 1));
+          at_ = left[0].begin = first.end;
+          continue;
+        }
+        const std::size_t count = runs_of_step(left);
+        taken += take(std::span<const os::PageScan::Run>(left.first(count)));
+        at_ = left[count - 1].end;
+        left = left.subspan(count);
       }
+      at_ = found == 0 ? end : scanned;
+      if (at_ < end) continue;
+      if (is_second_half) return taken;
+      is_second_half = true;
+      at_ = kBegin;
+    }
+    return taken;
+  }
+
+  // How many of the runs, at least one, make a step: close together, and together not longer than it.
+  static std::size_t runs_of_step(std::span<const os::PageScan::Run> runs) noexcept {
+    std::size_t count = 1;
+    while (count < runs.size() && runs[count].end - runs[0].begin <= kStepBytes &&
+           runs[count].begin - runs[count - 1].end <= kGapBytes) {
       ++count;
     }
-    static_cast<void>(advise(reinterpret_cast<void*>(begin), end - begin));
     return count;
+  }
+  static std::size_t bytes_of(std::span<const os::PageScan::Run> runs) noexcept {
+    std::size_t sum = 0;
+    for (const os::PageScan::Run& run : runs) sum += run.end - run.begin;
+    return sum;
+  }
+  static std::size_t present_bytes(std::uintptr_t begin, std::uintptr_t end) noexcept {
+    std::size_t sum = 0;
+    while (begin < end) {
+      os::PageScan::Run runs[kRuns];
+      const int found = pager.scan.present({begin, end}, runs, &begin);
+      if (found <= 0) break;
+      sum += bytes_of({runs, static_cast<std::size_t>(found)});
+    }
+    return sum;
   }
 
   std::uintptr_t at_ = kBegin;
@@ -133,26 +175,38 @@ void run_kernel_pager(void*) noexcept {
     pager.room.look(used, budget);
     publish_room();
     pager.counters.evictor_cpu_ns.store(os::thread_cpu_ns(), std::memory_order_relaxed);
-    std::size_t passed = 0;
+    std::size_t wanted = 0, out = 0;
     const std::size_t slack = budget / 64;
     if (budget != 0 && used + slack > budget) {
       give_back_free_memory();
-      passed = hand.pass(used + 2 * slack - budget, os::page_out_by_kernel);
-      count(pager.counters.page_outs, passed / kPageBytes);
+      wanted = used + 2 * slack - budget;
+      out = hand.page_out(wanted);
+      count(pager.counters.page_outs, out / kPageBytes);
     }
     if (budget == 0 && now_ms - last_ms >= 250) {
-      static_cast<void>(hand.pass(used * (now_ms - last_ms) / kSweepMs, os::mark_cold));
+      hand.mark_cold(used * (now_ms - last_ms) / kSweepMs);
       last_ms = now_ms;
     }
     pager.rounds.fetch_add(1, std::memory_order_release);
     os::wake_all(pager.rounds);
-    // Handed over is not yet out: what the kernel did not take must not be offered again at full speed.
     const bool is_near = budget != 0 && used + used / 4 > budget;
-    os::wait_on(pager.calls, calls, passed != 0 ? kNapNs / 4 : is_near ? kNapNs : kIdleNapNs);
+    // Above the budget, and hardly anything goes: to try again at full speed, whoever waits, helps nobody.
+    constexpr std::size_t kLeastShare = 8;
+    if (wanted != 0) {
+      if (out < wanted / kLeastShare) os::sleep_ns(kIdleNapNs);
+    } else {
+      os::wait_on(pager.calls, calls, is_near ? kNapNs : kIdleNapNs);
+    }
   }
 }
 
 }  // namespace
+
+bool can_page_by_kernel() noexcept {
+  os::PageScan::Run run = {};
+  std::uintptr_t scanned = 0;
+  return pager.scan.present({kBegin, kEnd}, {&run, 1}, &scanned) >= 0;
+}
 
 bool start_kernel_pager() noexcept {
   return os::start_service_thread(run_kernel_pager, nullptr, "glebe-evict");

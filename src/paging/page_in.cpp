@@ -122,8 +122,7 @@ struct Expander {
   bool operator()(std::uint64_t page, PageWord word, bool is_wanted) const noexcept {
     const GetResult result = pager.store(word.store()).get(word.handle(), buffer, kPageBytes, scratch);
     if (result != GetResult::ok) fail_page_in(page, result);
-    const auto wake = is_wanted ? os::Wake::later : os::Wake::now;
-    if (put_in_place(page, buffer, wake) == -EAGAIN) return false;
+    if (put_in_place(page, buffer, os::Wake::later) == -EAGAIN) return false;
     count(pager.counters.page_ins);
     if (is_wanted && pager.victims.went_just_now(page)) {
       pager.near_refaults.fetch_add(1, std::memory_order_relaxed);
@@ -180,14 +179,15 @@ PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* b
   return Expander{scratch, buffer}(page, word, true) ? PageIn::expanded : PageIn::later;
 }
 
-void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
+std::uint64_t read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept {
   const std::uint64_t end = end_of_window(page);
   for (std::uint64_t next = page + 1; next < end; ++next) {
     const PageWord word = pager.table.get(next);
     if (word.state() != PageState::stored || Store::is_on_file(word.handle())) continue;
-    if (!Expander{scratch, buffer}(next, word, false)) return;
+    if (!Expander{scratch, buffer}(next, word, false)) return next;
     count(pager.counters.read_ahead_pages);
   }
+  return end;
 }
 
 void fail_page_in(std::uint64_t page, GetResult result) noexcept {

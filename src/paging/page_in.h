@@ -19,7 +19,9 @@ enum class PageIn : std::uint8_t {
 [[nodiscard]] PageIn page_in(std::uint64_t page, bool is_write, Scratch& scratch, std::byte* buffer) noexcept;
 
 // Brings pages behind this one back that went out in the same group, when pages were touched in order before.
-void read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept;
+// Who waits for them is woken by the caller, as above. Returns the page behind the last one that was looked
+// at.
+[[nodiscard]] std::uint64_t read_ahead(std::uint64_t page, Scratch& scratch, std::byte* buffer) noexcept;
 
 // The word of a page that a thread asked for and that is back, which is noted for the order of victims.
 // Read-ahead is no use of a page.

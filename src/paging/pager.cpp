@@ -233,7 +233,7 @@ const Missing* start_uffd() noexcept {
 
 const Missing* boot_for_kernel() noexcept {
   if (!os::take_private_descriptors()) return &kNoDescriptors;
-  if (!pager.scan.open() || !pager.meter.open()) return &kNoScan;
+  if (!pager.scan.open() || !pager.meter.open() || !can_page_by_kernel()) return &kNoScan;
   return start_kernel_pager() ? nullptr : &kNoThreads;
 }
 

@@ -136,6 +136,7 @@ void forget_batch_in_child() noexcept;  // evictor.cpp
 [[nodiscard]] bool start_evictor() noexcept;
 
 // kernel_pager.cpp
+[[nodiscard]] bool can_page_by_kernel() noexcept;  // the system tells what is present
 [[nodiscard]] bool start_kernel_pager() noexcept;
 
 // pager_fork.cpp
