@@ -225,11 +225,9 @@ TEST_CASE("G6 0-12 s3_fifo does what its paper says, access by access", "[paging
     const auto items =
         std::make_unique<VictimItem[]>(*std::max_element(trace.begin(), trace.end()) + std::size_t{1});
     Expect expect;
-    std::size_t hits = 0;
     for (std::size_t i = 0; i < trace.size() / 4; ++i) {
       VictimItem& item = items[trace[i]];
       const bool is_hit = item.is_queued();
-      hits += is_hit ? 1 : 0;
       if (is_hit) {
         policy.touch(&item);
       } else {

@@ -37,6 +37,16 @@ bool is_pinned(const Buffer& buffer, const Extent* ours) noexcept {
   return false;
 }
 
+// What the policies know of an extent, whose record lies somewhere else now: in no queue yet.
+void copy_item(const VictimItem& from, VictimItem& to) noexcept {
+  to.birth = from.birth;
+  to.size_bytes = from.size_bytes;
+  to.queue = VictimItem::kNone;
+  to.is_streaming = from.is_streaming;
+  to.last_use.store(from.last_use.load(kRelaxed), kRelaxed);
+  to.references.store(0, kRelaxed);
+}
+
 }  // namespace
 
 struct BufferPager::Resizing {
@@ -171,16 +181,8 @@ void BufferPager::move_records(Resizing& work) noexcept {
     to[i].memory_bytes = from[i].memory_bytes;
     {
       const os::Lock hold(victims_lock_);  // as in set_extents()
-      for (const Tier tier : {Tier::host, Tier::device}) {
-        VictimItem& item = to[i].item(tier);
-        const VictimItem& old = from[i].item(tier);
-        item.birth = old.birth;
-        item.size_bytes = old.size_bytes;
-        item.queue = VictimItem::kNone;
-        item.is_streaming = old.is_streaming;
-        item.last_use.store(old.last_use.load(kRelaxed), kRelaxed);
-        item.references.store(0, kRelaxed);
-      }
+      copy_item(from[i].item(Tier::host), to[i].item(Tier::host));
+      copy_item(from[i].item(Tier::device), to[i].item(Tier::device));
     }
     from[i].compressed = from[i].file = kNoObject;
     from[i].device = kNoDeviceAddress;

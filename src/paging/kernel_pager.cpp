@@ -42,32 +42,37 @@ void give_back_free_memory() noexcept {
 // Goes round the present pages of the process. What lies close together is advised in one call, with the
 // holes between: a call for a single page costs ten times as much as a page in a long range.
 class Hand {
+  using Run = os::PageScan::Run;
+  using Runs = std::span<const Run>;
+
  public:
   // Hands present pages over until about `wanted_bytes` have left, once round at most. Returns bytes that
   // left.
   std::size_t page_out(std::size_t wanted_bytes) noexcept {
-    return pass(wanted_bytes, [](std::span<const os::PageScan::Run> runs) {
+    return pass(wanted_bytes, [](Runs runs) {
       const std::size_t before = bytes_of(runs);
       const std::uintptr_t begin = runs.front().begin, end = runs.back().end;
       // One that is locked ends the call: then each for itself.
-      if (!os::page_out_by_kernel(reinterpret_cast<void*>(begin), end - begin)) {
-        for (const os::PageScan::Run& run : runs) {
-          static_cast<void>(os::page_out_by_kernel(reinterpret_cast<void*>(run.begin), run.end - run.begin));
-        }
+      if (!advise_all(runs, os::page_out_by_kernel)) {
+        for (const Run& run : runs) static_cast<void>(advise_all({&run, 1}, os::page_out_by_kernel));
       }
       const std::size_t after = present_bytes(begin, end);
       return after < before ? before - after : 0;
     });
   }
   void mark_cold(std::size_t wanted_bytes) noexcept {
-    static_cast<void>(pass(wanted_bytes, [](std::span<const os::PageScan::Run> runs) {
-      const std::uintptr_t begin = runs.front().begin;
-      static_cast<void>(os::mark_cold(reinterpret_cast<void*>(begin), runs.back().end - begin));
+    static_cast<void>(pass(wanted_bytes, [](Runs runs) {
+      static_cast<void>(advise_all(runs, os::mark_cold));
       return bytes_of(runs);
     }));
   }
 
  private:
+  static bool advise_all(Runs runs, bool (*advise)(void*, std::size_t)) noexcept {
+    const std::uintptr_t begin = runs.front().begin;
+    return advise(reinterpret_cast<void*>(begin), runs.back().end - begin);
+  }
+
   // Calls take(runs) for the next present pages, those of a step at a time, until what it returned is as much
   // as wanted, or once round. The hand stands behind what was taken.
   template <class Take>
@@ -75,24 +80,13 @@ class Hand {
     std::size_t taken = 0;
     const std::uintptr_t start = at_;
     for (bool is_second_half = false; taken < wanted_bytes;) {
-      os::PageScan::Run runs[kRuns];
+      Run runs[kRuns];
       std::uintptr_t scanned = kEnd;
       const std::uintptr_t end = is_second_half ? start : kEnd;
       const int found = at_ < end ? pager.scan.present({at_, end}, runs, &scanned) : 0;
       if (found < 0) return taken;
-      for (std::span<os::PageScan::Run> left(runs, static_cast<std::size_t>(found)); !left.empty();) {
-        if (taken >= wanted_bytes) return taken;
-        if (left[0].end - left[0].begin > kStepBytes) {
-          const os::PageScan::Run first = {left[0].begin, left[0].begin + kStepBytes};
-          taken += take(std::span(&first, 1));
-          at_ = left[0].begin = first.end;
-          continue;
-        }
-        const std::size_t count = runs_of_step(left);
-        taken += take(std::span<const os::PageScan::Run>(left.first(count)));
-        at_ = left[count - 1].end;
-        left = left.subspan(count);
-      }
+      taken += pass_runs({runs, static_cast<std::size_t>(found)}, wanted_bytes - taken, take);
+      if (taken >= wanted_bytes) return taken;
       at_ = found == 0 ? end : scanned;
       if (at_ < end) continue;
       if (is_second_half) return taken;
@@ -102,8 +96,26 @@ class Hand {
     return taken;
   }
 
+  template <class Take>
+  std::size_t pass_runs(std::span<Run> runs, std::size_t wanted_bytes, Take take) noexcept {
+    std::size_t taken = 0;
+    while (!runs.empty() && taken < wanted_bytes) {
+      if (runs[0].end - runs[0].begin > kStepBytes) {
+        const Run first = {runs[0].begin, runs[0].begin + kStepBytes};
+        taken += take({&first, 1});
+        at_ = runs[0].begin = first.end;
+        continue;
+      }
+      const std::size_t count = runs_of_step(runs);
+      taken += take(runs.first(count));
+      at_ = runs[count - 1].end;
+      runs = runs.subspan(count);
+    }
+    return taken;
+  }
+
   // How many of the runs, at least one, make a step: close together, and together not longer than it.
-  static std::size_t runs_of_step(std::span<const os::PageScan::Run> runs) noexcept {
+  static std::size_t runs_of_step(Runs runs) noexcept {
     std::size_t count = 1;
     while (count < runs.size() && runs[count].end - runs[0].begin <= kStepBytes &&
            runs[count].begin - runs[count - 1].end <= kGapBytes) {
@@ -111,15 +123,15 @@ class Hand {
     }
     return count;
   }
-  static std::size_t bytes_of(std::span<const os::PageScan::Run> runs) noexcept {
+  static std::size_t bytes_of(Runs runs) noexcept {
     std::size_t sum = 0;
-    for (const os::PageScan::Run& run : runs) sum += run.end - run.begin;
+    for (const Run& run : runs) sum += run.end - run.begin;
     return sum;
   }
   static std::size_t present_bytes(std::uintptr_t begin, std::uintptr_t end) noexcept {
     std::size_t sum = 0;
     while (begin < end) {
-      os::PageScan::Run runs[kRuns];
+      Run runs[kRuns];
       const int found = pager.scan.present({begin, end}, runs, &begin);
       if (found <= 0) break;
       sum += bytes_of({runs, static_cast<std::size_t>(found)});
