@@ -95,7 +95,7 @@ bool GroupQueue::open(std::uint64_t capacity) noexcept {
   return true;
 }
 
-bool Evictor::open() noexcept {
+bool Evictor::open(const Evictor* parents) noexcept {
   // A group is in a queue at most once.
   constexpr std::uint64_t kQueueMax = std::uint64_t{1} << 24;
   std::uint64_t groups = pager.table.size_bytes() / kGroupBytes;
@@ -108,7 +108,13 @@ bool Evictor::open() noexcept {
     slots = {large, large + region.large.size_bytes() + region.mapped_zone_bytes};
   }
   hand_.open(slots, {chunks, chunks + std::uintptr_t{region.chunk_count} * kUnitBytes});
-  return staged_.open(groups) && cold_.open(groups) && batch_.open() && scratch_.open(pager.options.codec);
+  if (parents != nullptr) {
+    staged_ = parents->staged_;
+    cold_ = parents->cold_;
+  } else if (!staged_.open(groups) || !cold_.open(groups)) {
+    return false;
+  }
+  return batch_.open() && scratch_.open(pager.options.codec);
 }
 
 void Evictor::give_back_free_memory() noexcept {
@@ -538,8 +544,8 @@ void forget_batch_in_child() noexcept {
 bool start_evictor() noexcept {
   auto* made = make_own<Evictor>();
   if (made == nullptr) return false;
+  if (!made->open(evictor)) return false;
   evictor = made;
-  if (!evictor->open()) return false;
   return os::start_service_thread(
       [](void* started) {
         wait_at_gate();

@@ -32,7 +32,9 @@ class GroupQueue {
 
 class Evictor {
  public:
-  [[nodiscard]] bool open() noexcept;
+  // In a forked child with the parent's: its queues go on, because what is staged, and what is said to be in
+  // a queue, was inherited too.
+  [[nodiscard]] bool open(const Evictor* parents) noexcept;
   void run() noexcept;  // never returns
   // In a child that copied this one: the pages that were on their way to a file there are not here.
   void forget_batch() const noexcept;
