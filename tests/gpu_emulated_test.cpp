@@ -16,17 +16,6 @@ using namespace gpu_test;
 
 namespace {
 
-EmulatedGpu::Options small(GpuSchedule schedule = GpuSchedule::eager, std::uint64_t seed = 1) {
-  EmulatedGpu::Options options;
-  options.device_bytes = 32 * kMiB;
-  options.host_bytes = 32 * kMiB;
-  options.address_bytes = kGiB;
-  options.schedule = schedule;
-  options.seed = seed;
-  options.kernels = kKernels;
-  return options;
-}
-
 // Stream A produces, stream B consumes; true if B saw what A made. Without the event nothing orders them.
 bool consumer_sees_product(Rig& rig, bool with_event) {
   const Driver& driver = rig.driver;

@@ -205,13 +205,8 @@ class MemoryModel {
 };
 
 EmulatedGpu::Options options_of(GpuSchedule schedule, std::uint64_t seed) {
-  EmulatedGpu::Options options;
-  options.device_bytes = 16 * kGranule;
+  EmulatedGpu::Options options = small(schedule, seed);
   options.host_bytes = 16 * kMiB;
-  options.address_bytes = kGiB;
-  options.schedule = schedule;
-  options.seed = seed;
-  options.kernels = kKernels;
   return options;
 }
 

@@ -124,4 +124,16 @@ void on_emulator(const EmulatedGpu::Options& options, EmulatedBody body) {
   CHECK(usage.waiting_operations == 0);
 }
 
+// A machine with little of everything.
+inline EmulatedGpu::Options small(GpuSchedule schedule = GpuSchedule::eager, std::uint64_t seed = 1) {
+  EmulatedGpu::Options options;
+  options.device_bytes = 32 * kMiB;
+  options.host_bytes = 32 * kMiB;
+  options.address_bytes = kGiB;
+  options.schedule = schedule;
+  options.seed = seed;
+  options.kernels = kKernels;
+  return options;
+}
+
 }  // namespace gpu_test

@@ -260,13 +260,11 @@ std::size_t ResidentMeter::anonymous_bytes() const noexcept {
   if (length <= 0) return 0;
   text[length] = '\0';
   // size resident shared ...
-  std::size_t fields[3] = {};
-  const char* at = text;
-  for (std::size_t& field : fields) {
-    while (*at >= '0' && *at <= '9') field = field * 10 + static_cast<std::size_t>(*at++ - '0');
-    while (*at == ' ') ++at;
-  }
-  return fields[1] > fields[2] ? (fields[1] - fields[2]) * page_bytes() : 0;
+  const char* const resident = field_at(text, 1);
+  const char* const shared = field_at(text, 2);
+  if (resident == nullptr || shared == nullptr) return 0;
+  const std::size_t all = parse_limit(resident), others = parse_limit(shared);
+  return all > others ? (all - others) * page_bytes() : 0;
 }
 
 bool unshare_pages(void* base, std::size_t size_bytes) noexcept {

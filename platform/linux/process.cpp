@@ -63,6 +63,14 @@ std::size_t parse_limit(const char* text) noexcept {
   return value >= std::uint64_t{1} << 62 ? SIZE_MAX : static_cast<std::size_t>(value);
 }
 
+const char* field_at(const char* line, unsigned number) noexcept {
+  for (;; --number) {
+    while (*line == ' ') ++line;
+    if (*line == '\0' || number == 0) return *line != '\0' ? line : nullptr;
+    while (*line != ' ' && *line != '\0') ++line;
+  }
+}
+
 std::size_t kib_field(const char* text, const char* key) noexcept {
   const char* at = std::strstr(text, key);
   if (at == nullptr) return 0;

@@ -70,15 +70,10 @@ int cpu_of_thread(int thread) noexcept {
   if (read_system_file(path.c_str(), content, sizeof content) == 0) return -1;
   // The name, in parentheses, may hold anything; the state is the field behind it, the CPU the 39th.
   const char* at = std::strrchr(content, ')');
-  if (at == nullptr || at[1] == '\0') return -1;
+  if (at == nullptr) return -1;
   constexpr unsigned kStateField = 3, kCpuField = 39;
-  at += 2;
-  for (unsigned field = kStateField; field < kCpuField; ++field) {
-    at = std::strchr(at, ' ');
-    if (at == nullptr) return -1;
-    ++at;
-  }
-  return static_cast<int>(std::strtol(at, nullptr, 10));
+  at = field_at(at + 1, kCpuField - kStateField);
+  return at != nullptr ? static_cast<int>(std::strtol(at, nullptr, 10)) : -1;
 }
 
 bool answer_quickly(int thread) noexcept {

@@ -31,14 +31,9 @@ std::size_t zram_bytes() noexcept {
     Text path(path_space);
     path.append("/sys/block/zram").append_unsigned(device).append("/mm_stat");
     if (read_system_file(path.c_str(), content, sizeof content) == 0) continue;
-    const char* at = content;
     constexpr unsigned kUsedField = 2;
-    for (unsigned field = 0;; ++field) {
-      while (*at == ' ') ++at;
-      if (field == kUsedField) break;
-      while (*at >= '0' && *at <= '9') ++at;
-    }
-    const std::size_t used = parse_limit(at);
+    const char* const at = field_at(content, kUsedField);
+    const std::size_t used = at != nullptr ? parse_limit(at) : SIZE_MAX;
     if (used != SIZE_MAX) total += used;
   }
   return total;

@@ -27,6 +27,9 @@ class ErrnoScope {
 // groups v1: 2^63 - 4096).
 [[nodiscard]] std::size_t parse_limit(const char* text) noexcept;
 
+// The field of a line with this number, counted from 0, between spaces; nullptr when there are fewer.
+[[nodiscard]] const char* field_at(const char* line, unsigned number) noexcept;
+
 // The number behind `key` in a file like /proc/meminfo, which counts KiB, in bytes; 0 when it is not there.
 [[nodiscard]] std::size_t kib_field(const char* text, const char* key) noexcept;
 

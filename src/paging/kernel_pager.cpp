@@ -30,8 +30,7 @@ constexpr std::uint64_t kSweepMs = 60'000;
 constexpr unsigned kRuns = 128;
 constexpr std::size_t kStepBytes = kMiB;  // in one call, which takes microseconds a page
 constexpr std::size_t kGapBytes = 64 * kKiB;
-constexpr std::uintptr_t kBegin = 64 * kKiB,
-                         kEnd = (std::uintptr_t{1} << 47) - kPageBytes;  // where processes have memory
+constexpr std::uintptr_t kBegin = kProcessMemory.begin, kEnd = kProcessMemory.end;
 
 void give_back_free_memory() noexcept {
   if (vm::ledger.dirty_bytes.load(std::memory_order_relaxed) < kGroupBytes) return;
@@ -213,12 +212,6 @@ void run_kernel_pager(void*) noexcept {
 }
 
 }  // namespace
-
-bool can_page_by_kernel() noexcept {
-  os::PageScan::Run run = {};
-  std::uintptr_t scanned = 0;
-  return pager.scan.present({kBegin, kEnd}, {&run, 1}, &scanned) >= 0;
-}
 
 bool start_kernel_pager() noexcept {
   return os::start_service_thread(run_kernel_pager, nullptr, "glebe-evict");

@@ -144,12 +144,17 @@ const Missing* open_store(unsigned number) noexcept {
   return &kNoDirectory;
 }
 
-const Missing* open_descriptors() noexcept {
+// For scans within `range`.
+const Missing* open_descriptors(const os::PageScan::Run& range) noexcept {
   if (!pager.scan.open() || !pager.meter.open()) return &kNoScan;
   os::PageScan::Run run;
   std::uintptr_t scanned = 0;
+  return pager.scan.present(range, {&run, 1}, &scanned) >= 0 ? nullptr : &kNoScan;
+}
+
+os::PageScan::Run first_unit() noexcept {
   const auto base = reinterpret_cast<std::uintptr_t>(pager.table.base());
-  return pager.scan.present({base, base + kUnitBytes}, {&run, 1}, &scanned) >= 0 ? nullptr : &kNoScan;
+  return {base, base + kUnitBytes};
 }
 
 const Missing* start_threads() noexcept {
@@ -171,7 +176,7 @@ void open_gate() noexcept {
 const Missing* boot() noexcept {
   if (!os::take_private_descriptors()) return &kNoDescriptors;
   if (const Missing* reason = missing_of(pager.faults.open())) return reason;
-  if (const Missing* reason = open_descriptors()) return reason;
+  if (const Missing* reason = open_descriptors(first_unit())) return reason;
   if (const Missing* reason = open_store(pager.own_store)) return reason;
   if (const Missing* reason = start_threads()) return reason;
   if (!open_children_sockets()) return &kNoThreads;
@@ -187,7 +192,7 @@ const Missing* boot_in_child() noexcept {
   if (const Missing* reason = start_threads()) return reason;
   Takeover takeover;
   if (!takeover.find_ours(buffer)) return &kNoParent;
-  const Missing* reason = open_descriptors();
+  const Missing* reason = open_descriptors(first_unit());
   open_childs_store();
   if (reason == nullptr && !open_children_sockets()) reason = &kNoThreads;
   if (reason != nullptr) {
@@ -233,7 +238,7 @@ const Missing* start_uffd() noexcept {
 
 const Missing* boot_for_kernel() noexcept {
   if (!os::take_private_descriptors()) return &kNoDescriptors;
-  if (!pager.scan.open() || !pager.meter.open() || !can_page_by_kernel()) return &kNoScan;
+  if (const Missing* reason = open_descriptors(kProcessMemory)) return reason;
   return start_kernel_pager() ? nullptr : &kNoThreads;
 }
 

@@ -136,7 +136,8 @@ void forget_batch_in_child() noexcept;  // evictor.cpp
 [[nodiscard]] bool start_evictor() noexcept;
 
 // kernel_pager.cpp
-[[nodiscard]] bool can_page_by_kernel() noexcept;  // the system tells what is present
+// Where processes have memory: what it scans.
+inline constexpr os::PageScan::Run kProcessMemory = {64 * kKiB, (std::uintptr_t{1} << 47) - kPageBytes};
 [[nodiscard]] bool start_kernel_pager() noexcept;
 
 // pager_fork.cpp
