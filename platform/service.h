@@ -18,6 +18,30 @@ namespace glebe::os {
 [[nodiscard]] bool start_service_thread(void (*run)(void* argument), void* argument,
                                         const char* name) noexcept;
 
+// In a forked child, where the threads of start_service_thread() do not exist.
+void forget_service_threads_in_child() noexcept;
+
+// Tells when the program has no thread left. The C library ends a process with its last thread, as by exit(0)
+// (pthread_exit(3)), but it counts ours too.
+class ThreadWatch {
+ public:
+  constexpr ThreadWatch() noexcept = default;
+  ThreadWatch(const ThreadWatch&) = delete;
+  ThreadWatch& operator=(const ThreadWatch&) = delete;
+
+  // Opens /proc/self/stat in the calling thread's table of descriptors, which every caller below shares. In a
+  // forked child it is opened again; what was open belongs to the parent's table. False: no such file.
+  [[nodiscard]] bool open() noexcept;
+  // Whether the first thread has ended and none is left but those of start_service_thread().
+  [[nodiscard]] bool is_program_over() const noexcept;
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Ends the process as exit(3) does: handlers run in the calling thread.
+[[noreturn]] void exit_process(int status) noexcept;
+
 // Gives the calling thread a table of descriptors of its own, empty: descriptors that the program opens or
 // closes are not ours any more, nor ours the program's. Threads started from here on by this thread share the
 // table. (unshare(2), CLONE_FILES.) False: refused; then the table is still the program's.

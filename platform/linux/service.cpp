@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "platform/linux/system.h"
@@ -36,13 +37,18 @@ struct Start {
   std::atomic<std::uint32_t> taken;
 };
 
+// How many threads of ours have started and ended: each counts itself, so never more than there are.
+constinit std::atomic<std::uint32_t> threads_started{0}, threads_ended{0};
+
 void* begin(void* start_argument) noexcept {
+  threads_started.fetch_add(1, std::memory_order_seq_cst);
   auto* start = static_cast<Start*>(start_argument);
   const Start mine = {start->run, start->argument, start->name, {}};
   ::prctl(PR_SET_NAME, mine.name);
   start->taken.store(1, std::memory_order_release);  // pairs with acquire below; `start` is gone from here on
   wake_all(start->taken);
   mine.run(mine.argument);
+  threads_ended.fetch_add(1, std::memory_order_seq_cst);
   return nullptr;
 }
 
@@ -109,6 +115,40 @@ bool start_service_thread(void (*run)(void* argument), void* argument, const cha
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return is_started;
 }
+
+void forget_service_threads_in_child() noexcept {
+  threads_started.store(0, std::memory_order_relaxed);
+  threads_ended.store(0, std::memory_order_relaxed);
+}
+
+bool ThreadWatch::open() noexcept {
+  const ErrnoScope errno_scope;
+  descriptor_ = ::open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  return descriptor_ >= 0;
+}
+
+bool ThreadWatch::is_program_over() const noexcept {
+  constexpr unsigned kState = 0, kThreads = 17;  // fields 3 and 20 of proc_pid_stat(5), behind the name
+  const ErrnoScope errno_scope;
+  const std::uint32_t started = threads_started.load(std::memory_order_seq_cst);
+  const std::uint32_t ended = threads_ended.load(std::memory_order_seq_cst);
+  char line[1024];
+  const ssize_t got = ::pread(descriptor_, line, sizeof line - 1, 0);
+  if (got <= 0) return false;
+  line[got] = '\0';
+  const char* behind_name = std::strrchr(line, ')');
+  if (behind_name == nullptr || behind_name[1] != ' ') return false;
+  const char* state = field_at(behind_name + 2, kState);
+  const char* threads = field_at(behind_name + 2, kThreads);
+  if (state == nullptr || threads == nullptr || *state != 'Z') return false;
+  // A number of ours that changed meanwhile says nothing; there is a next time.
+  if (threads_started.load(std::memory_order_seq_cst) != started) return false;
+  if (threads_ended.load(std::memory_order_seq_cst) != ended) return false;
+  return parse_limit(threads) ==
+         std::size_t{started} - ended + 1;  // the first one counts until the process ends
+}
+
+void exit_process(int status) noexcept { std::exit(status); }
 
 bool take_private_descriptors() noexcept {
   const ErrnoScope errno_scope;

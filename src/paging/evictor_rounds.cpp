@@ -3,6 +3,7 @@
 #include "platform/process.h"
 #include "platform/service.h"
 #include "src/paging/evictor.h"
+#include "src/paging/last_thread.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/pageable.h"
 
@@ -125,6 +126,7 @@ void Evictor::run() noexcept {
       is_busy = budget != 0 ? keep_budget(used, budget) : take_idle(now_ms);
     }
     once_a_second(now_ms);
+    watch_for_last_thread(now_ms);
     note_saved(now_ms);
     is_stuck = budget != 0 && used > budget && !is_busy;
     pager.rounds.fetch_add(1, std::memory_order_release);

@@ -18,6 +18,7 @@
 #include "platform/vm.h"
 #include "src/base/bits.h"
 #include "src/heap/reclaim.h"
+#include "src/paging/last_thread.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/ledger.h"
 #include "src/vm/pageable.h"
@@ -180,6 +181,7 @@ void run_kernel_pager(void*) noexcept {
       refreshed_ms = now_ms;
       refresh_budget();
     }
+    watch_for_last_thread(now_ms);
     const std::size_t budget = pager.budget_bytes.load(std::memory_order_relaxed);
     const std::size_t used = usage.bytes(now_ms);
     pager.used_bytes.store(used, std::memory_order_relaxed);

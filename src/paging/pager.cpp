@@ -8,6 +8,7 @@
 #include "platform/vm.h"
 #include "src/base/text.h"
 #include "src/heap/heap.h"
+#include "src/paging/last_thread.h"
 #include "src/paging/mapped_zone.h"
 #include "src/paging/pager_fork.h"
 #include "src/paging/pager_state.h"
@@ -146,7 +147,7 @@ const Missing* open_store(unsigned number) noexcept {
 
 // For scans within `range`.
 const Missing* open_descriptors(const os::PageScan::Run& range) noexcept {
-  if (!pager.scan.open() || !pager.meter.open()) return &kNoScan;
+  if (!pager.scan.open() || !pager.meter.open() || !open_thread_watch()) return &kNoScan;
   os::PageScan::Run run;
   std::uintptr_t scanned = 0;
   return pager.scan.present(range, {&run, 1}, &scanned) >= 0 ? nullptr : &kNoScan;
@@ -207,7 +208,9 @@ const Missing* boot_in_child() noexcept {
 
 template <const Missing* (*kBoot)() noexcept>
 void run_boot(void*) noexcept {
-  const Missing* reason = kBoot();
+  // With the program's descriptors, so before kBoot() takes others.
+  const Missing* reason = start_last_thread() ? kBoot() : &kNoThreads;
+  if (reason != nullptr) stop_last_thread();
   missing.store(reason, std::memory_order_relaxed);
   if (reason != nullptr) pager.mode.store(PagerMode::off, std::memory_order_relaxed);
   // Release pairs with the acquire of whoever waits: `missing` is visible.
@@ -294,6 +297,7 @@ PagerMode start_pager(const PagerOptions& options) noexcept {
 PagerMode pager_mode() noexcept { return pager.mode.load(std::memory_order_acquire); }
 
 void restart_in_child() noexcept {
+  os::forget_service_threads_in_child();
   reset_counters();
   vm::wait_for_room.store(nullptr, std::memory_order_relaxed);
   pager.ready.store(kStarting, std::memory_order_relaxed);

@@ -4,6 +4,17 @@ a time limit."""
 import sys
 
 import harness
+import paging
+
+
+def last_threads(results, options, name, library, text):
+    """A process whose first thread has ended writes and answers what it does without paging."""
+    for part in ('main', 'fork'):
+        outcome = paging.run([f'{options.programs}/last_thread', part], library, text, 60).outcome
+        lines = sorted(outcome.out.split())
+        expected = [b'done', b'handler'] * (1 if part == 'main' else 2)
+        results.add(f'the last thread ends the process: {part}, {name}',
+                    outcome.status == 0 and lines == sorted(expected), f'{outcome.how()} {lines}')
 
 
 def main():
@@ -27,6 +38,13 @@ def main():
         outcome = harness.run([f'{options.programs}/dlopen_use', options.library], None, 60)
         detail = f'{outcome.how()} {outcome.tail(2)}'
         results.add('opened by dlopen, not preloaded', outcome.status == 0, detail)
+    last_threads(results, options, 'without paging', options.library, 'paging=off')
+    if options.library:
+        mode, said = paging.mode_here(options.library)
+        if mode == 'off':
+            results.skip('the last thread ends the process: paging', said)
+        else:
+            last_threads(results, options, f'paging={mode}', options.library, paging.options_text(1 << 30))
     return results.finish()
 
 

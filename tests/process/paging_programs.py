@@ -158,7 +158,8 @@ def main():
             modules = ['test_list', 'test_dict', 'test_json', 'test_threading', 'test_subprocess']
             real_programs.python_modules(compare, options, modules)
             real_programs.git(compare, options)
-            real_servers.chromium(compare)
+            # Its zygote refuses to start with a second thread, and the pager has threads.
+            real_servers.chromium(compare, '--no-zygote')
     return results.finish()
 
 

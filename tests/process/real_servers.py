@@ -130,7 +130,7 @@ document.title = "sum " + sum;
 </script></body></html>'''
 
 
-def chromium(compare):
+def chromium(compare, *more):
     names = ('chromium', 'chromium-browser', 'google-chrome')
     program = next((name for name in names if shutil.which(name)), 'chromium')
 
@@ -141,7 +141,7 @@ def chromium(compare):
     data = os.path.join(compare.options.work, 'run', 'profile')
     command = [program, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
                '--disable-background-networking', '--disable-component-update', '--disable-sync',
-               f'--user-data-dir={data}', '--dump-dom', f'file://{page}']
+               f'--user-data-dir={data}', *more, '--dump-dom', f'file://{page}']
     compare.run('chromium --headless --dump-dom', command, 120, prepare=prepare)
     for core in glob.glob(os.path.join(data, 'core*')):
         os.unlink(core)
