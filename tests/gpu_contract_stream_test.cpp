@@ -197,6 +197,40 @@ TEST_CASE("X contract: a wait refers to what was recorded when it was called", "
   });
 }
 
+TEST_CASE("X contract: a wait is not met by a later recording in a quicker stream", "[gpu]") {
+  for_each_driver([](Rig& rig) {
+    const Driver& driver = rig.driver;
+    if (!rig.is_concurrent) return;
+    const DevicePointer address = rig.memory(kGranule);
+    const Stream slow = rig.stream(), quick = rig.stream(), waiting = rig.stream();
+    const Event event = rig.event();
+    Gate gate;
+    REQUIRE(rig.store_word(address, 1, slow) == Result::success);
+    REQUIRE(driver.stream_synchronize(slow) == Result::success);
+    REQUIRE(driver.launch_host_function(slow, Gate::hold, &gate) == Result::success);
+    REQUIRE(rig.store_word(address, 7, slow) == Result::success);
+    REQUIRE(driver.event_record(event, slow) == Result::success);
+    REQUIRE(driver.stream_wait_event(waiting, event, 0) == Result::success);
+    REQUIRE(rig.copy_words(address + 4, address, 1, waiting) == Result::success);
+    REQUIRE(driver.event_record(event, quick) == Result::success);
+    REQUIRE(driver.stream_synchronize(quick) == Result::success);
+    CHECK(driver.event_query(event) == Result::success);  // asks about the last recording
+    // Time for a driver that gets it wrong to go on.
+    for (int look = 0; look < 20 && driver.stream_query(waiting) == Result::not_ready; ++look) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK(driver.stream_query(waiting) == Result::not_ready);
+    gate.is_open = true;
+    REQUIRE(driver.stream_synchronize(waiting) == Result::success);
+    CHECK(rig.read_word(address + 4) == 7);
+    CHECK(driver.event_destroy(event) == Result::success);
+    for (const Stream stream : {slow, quick, waiting}) {
+      CHECK(driver.stream_destroy(stream) == Result::success);
+    }
+    rig.give_back(address, kGranule);
+  });
+}
+
 TEST_CASE("X contract: the default stream joins blocking streams and no others", "[gpu]") {
   for_each_driver([](Rig& rig) {
     const Driver& driver = rig.driver;

@@ -2,7 +2,11 @@
 // is told nothing, or something wrong, or the library calls into a driver that is too old for its signatures.
 #include "platform/cuda/driver.h"
 
+#include <dlfcn.h>
+#include <unistd.h>
+
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -101,6 +105,33 @@ TEST_CASE("X a GPU driver without a device, or not ready, is no GPU", "[gpu]") {
   CHECK(explained(not_ready) == "no GPU: the CUDA driver answered SYSTEM_NOT_READY (802)");
   CHECK(load_fake("failed").support == Support::failed);
   CHECK(is_empty(not_ready));
+}
+
+TEST_CASE("X a GPU driver that was started stays loaded, one that was not goes", "[gpu]") {
+  // A copy of its own for each kind, which nobody else has loaded.
+  const auto is_loaded_after = [](const char* kind) {
+    char name[] = "/tmp/glebe-fake-driver-XXXXXX";
+    const int file = ::mkstemp(name);
+    REQUIRE(file >= 0);
+    ::close(file);
+    std::filesystem::copy_file(kFakeDriver, name, std::filesystem::copy_options::overwrite_existing);
+    ::setenv("GLEBE_FAKE_CUDA", kind, 1);
+    CHECK(load_driver(name).support != Support::no_library);
+    ::unsetenv("GLEBE_FAKE_CUDA");
+    void* handle = ::dlopen(name, RTLD_NOW | RTLD_NOLOAD);
+    if (handle != nullptr) ::dlclose(handle);
+    std::filesystem::remove(name);
+    return handle != nullptr;
+  };
+  // Whatever the driver answers to cuInit, its threads and hooks may be there by then.
+  for (const char* kind : {"no device", "none counted", "not ready", "failed", "works"}) {
+    INFO(kind);
+    CHECK(is_loaded_after(kind));
+  }
+  for (const char* kind : {"old", "stub", "missing"}) {
+    INFO(kind);
+    CHECK_FALSE(is_loaded_after(kind));
+  }
 }
 
 TEST_CASE("X a GPU driver that works fills the whole table", "[gpu]") {

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <thread>
@@ -37,6 +38,75 @@ bool consumer_sees_product(Rig& rig, bool with_event) {
   return is_seen;
 }
 
+// An event that is recorded again, in a stream that has nothing else to do, while a consumer waits for it.
+bool consumer_waits_for_the_first(Rig& rig) {
+  const Driver& driver = rig.driver;
+  const DevicePointer address = rig.memory(kGranule);
+  const Stream producer = rig.stream(), consumer = rig.stream(), idle = rig.stream();
+  const Event made = rig.event();
+  REQUIRE(driver.memset_d32_async(address, 0, 2, producer) == Result::success);
+  REQUIRE(driver.stream_synchronize(producer) == Result::success);
+  REQUIRE(rig.store_word(address, 5, producer) == Result::success);
+  REQUIRE(driver.event_record(made, producer) == Result::success);
+  REQUIRE(driver.stream_wait_event(consumer, made, 0) == Result::success);
+  REQUIRE(rig.copy_words(address + 4, address, 1, consumer) == Result::success);
+  REQUIRE(driver.event_record(made, idle) == Result::success);
+  REQUIRE(driver.ctx_synchronize() == Result::success);
+  const bool is_seen = rig.read_word(address + 4) == 5;
+  CHECK(driver.event_destroy(made) == Result::success);
+  for (const Stream stream : {producer, consumer, idle}) {
+    CHECK(driver.stream_destroy(stream) == Result::success);
+  }
+  rig.give_back(address, kGranule);
+  return is_seen;
+}
+
+// A host function that says that it runs and goes on when it may.
+struct Halt {
+  std::atomic<bool> is_reached{false}, may_go_on{false};
+  static void hold(void* self) {
+    auto& halt = *static_cast<Halt*>(self);
+    halt.is_reached = true;
+    while (!halt.may_go_on) std::this_thread::yield();
+  }
+};
+
+// A thread waits for an event. While it does work of another stream, the event is reached and destroyed, and
+// a new one, which is never recorded, takes its place. False: by lot the event was reached before that work.
+bool event_is_replaced_under_a_waiter(Rig& rig) {
+  const Driver& driver = rig.driver;
+  const Stream held = rig.stream(), quick = rig.stream();
+  const Event event = rig.event();
+  Halt halt;
+  REQUIRE(driver.launch_host_function(held, Halt::hold, &halt) == Result::success);
+  REQUIRE(driver.event_record(event, quick) == Result::success);
+  std::atomic<bool> is_back{false};
+  Result answer = Result::unknown;
+  std::thread waiter([&] {
+    static_cast<void>(driver.ctx_set_current(rig.context));
+    answer = driver.event_synchronize(event);
+    is_back = true;
+  });
+  while (!halt.is_reached && !is_back) std::this_thread::yield();
+  const bool is_replaced = halt.is_reached && !is_back;
+  Event other = event;
+  if (is_replaced) {
+    while (rig.emulated->run(1) != 0) {
+    }
+    CHECK(driver.event_destroy(event) == Result::success);
+    other = rig.event();
+    CHECK(other == event);
+  }
+  halt.may_go_on = true;
+  waiter.join();
+  CHECK(answer == Result::success);
+  CHECK(driver.ctx_synchronize() == Result::success);
+  CHECK(driver.event_destroy(other) == Result::success);
+  CHECK(driver.stream_destroy(held) == Result::success);
+  CHECK(driver.stream_destroy(quick) == Result::success);
+  return is_replaced;
+}
+
 // Whether a child process that does `body` is ended by SIGSEGV.
 template <class ChildBody>
 bool is_killed(ChildBody body) {
@@ -66,6 +136,18 @@ TEST_CASE("X3 emulated GPU: the adversarial order finds a missing dependency, an
   }
   CHECK(missed >= 20);
   CHECK(missed_with_event == 0);
+}
+
+TEST_CASE("X emulated GPU: a wait is for the recording that it saw, whatever is recorded later", "[gpu]") {
+  unsigned wrong = 0, replaced = 0;
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    on_emulator(small(GpuSchedule::adversarial, seed), [&](Rig& rig) {
+      wrong += consumer_waits_for_the_first(rig) ? 0 : 1;
+      replaced += event_is_replaced_under_a_waiter(rig) ? 1 : 0;
+    });
+  }
+  CHECK(wrong == 0);
+  CHECK(replaced >= 5);
 }
 
 TEST_CASE("X emulated GPU: one seed gives one order", "[gpu]") {
@@ -198,6 +280,44 @@ TEST_CASE("X emulated GPU: the CPU faults when it touches device memory", "[gpu]
     CHECK(rig.read_word(address) == 3);
     rig.give_back(address, kGranule);
   });
+}
+
+std::atomic<unsigned> signals_seen{0};
+void on_plain_signal(int) { ++signals_seen; }
+void on_told_signal(int, siginfo_t* info, void*) { signals_seen += info->si_signo == SIGSEGV ? 1 : 1000; }
+
+TEST_CASE("X emulated GPU: signals of others reach their handlers while kernels put ours in front", "[gpu]") {
+  constexpr unsigned kRounds = 2000;
+  struct sigaction before = {};
+  REQUIRE(::sigaction(SIGSEGV, nullptr, &before) == 0);
+  signals_seen = 0;
+  on_emulator(small(), [](Rig& rig) {
+    const DevicePointer address = rig.memory(kGranule);
+    std::atomic<bool> is_over{false};
+    std::thread other([&] {
+      struct sigaction plain = {}, told = {};
+      plain.sa_handler = on_plain_signal;
+      plain.sa_flags = SA_NODEFER;
+      told.sa_sigaction = on_told_signal;
+      told.sa_flags = SA_SIGINFO;
+      for (unsigned round = 0; round < kRounds; ++round) {
+        ::sigaction(SIGSEGV, round % 2 == 0 ? &plain : &told, nullptr);
+        ::raise(SIGSEGV);
+      }
+      is_over = true;
+    });
+    Result result = Result::success;
+    while (!is_over) {
+      const Result now = rig.store_word(address, 3, nullptr);
+      if (now != Result::success) result = now;
+    }
+    other.join();
+    CHECK(result == Result::success);
+    CHECK(rig.read_word(address) == 3);
+    rig.give_back(address, kGranule);
+  });
+  REQUIRE(::sigaction(SIGSEGV, &before, nullptr) == 0);
+  CHECK(signals_seen == kRounds);
 }
 
 TEST_CASE("X emulated GPU: memory of the host loses the CPU's access when it is unmapped", "[gpu]") {

@@ -73,7 +73,7 @@ Support support_of(Result result) noexcept {
   }
 }
 
-// Starts the driver and counts its devices.
+// Starts the driver and counts its devices. From then on the library stays: it may have threads and hooks.
 void start(LoadedDriver& loaded) noexcept {
   loaded.result = loaded.driver.init(0);
   if (loaded.result == Result::success) loaded.result = loaded.driver.device_get_count(&loaded.device_count);
@@ -81,25 +81,28 @@ void start(LoadedDriver& loaded) noexcept {
   if (loaded.support == Support::present && loaded.device_count == 0) loaded.support = Support::no_device;
 }
 
-// The version is asked for before the table, so that an old driver is called old and not incomplete.
-void look_into(LoadedDriver& loaded, void* library) noexcept {
+// The version is asked for before the table, so that an old driver is called old and not incomplete. Whether
+// the driver was started.
+bool look_into(LoadedDriver& loaded, void* library) noexcept {
   const auto get_symbol = reinterpret_cast<GetSymbol>(::dlsym(library, "cuGetProcAddress_v2"));
   if (get_symbol == nullptr) {
     loaded.support = Support::driver_too_old;
     loaded.missing_symbol = "cuGetProcAddress_v2";
-    return;
+    return false;
   }
   void* get_version = find(loaded, get_symbol, {"cuDriverGetVersion", 2020});
-  if (get_version == nullptr) return;
+  if (get_version == nullptr) return false;
   fill(loaded.driver.driver_get_version, get_version);
   loaded.result = loaded.driver.driver_get_version(&loaded.version);
   loaded.support = support_of(loaded.result);
-  if (loaded.support != Support::present) return;
+  if (loaded.support != Support::present) return false;
   if (loaded.version < kOldestVersion) {
     loaded.support = Support::driver_too_old;
-    return;
+    return false;
   }
-  if (fill_table(loaded, get_symbol)) start(loaded);
+  if (!fill_table(loaded, get_symbol)) return false;
+  start(loaded);
+  return true;
 }
 
 }  // namespace
@@ -109,10 +112,10 @@ LoadedDriver load_driver(const char* library) noexcept {
   LoadedDriver loaded;
   void* handle = ::dlopen(library, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return loaded;
-  look_into(loaded, handle);
+  const bool is_started = look_into(loaded, handle);
   if (loaded.support == Support::present) return loaded;
   loaded.driver = {};
-  ::dlclose(handle);
+  if (!is_started) ::dlclose(handle);
   return loaded;
 }
 

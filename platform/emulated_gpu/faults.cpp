@@ -1,11 +1,17 @@
 // Device-side faults; see faults.h. State of the process: the handlers that were there before ours.
+//
+// A handler can take no lock, and a record of the size of a sigaction cannot be written at once. So each
+// handler that was met is kept in a place of its own, which is never written again, and the handler reads
+// which place counts.
 #include "platform/emulated_gpu/faults.h"
 
+#include <atomic>
 #include <csetjmp>
 #include <csignal>
 
 #include "platform/linux/system.h"
 #include "platform/thread.h"
+#include "src/base/check.h"
 
 namespace glebe::os::emulated {
 namespace {
@@ -17,8 +23,38 @@ struct Guard {
 using CurrentGuard = ThreadSlot<Guard, nullptr>;
 
 constexpr int kSignals[] = {SIGSEGV, SIGBUS};
-constinit Mutex lock;  // guards `previous`, except in the handler: see install()
-constinit struct sigaction previous[2] = {};
+constexpr unsigned kKnownMax = 64;  // handlers of one signal that a process ever puts in place of ours
+
+struct Previous {
+  struct sigaction known[kKnownMax];  // [0 .. count) are filled
+  std::atomic<unsigned> count;
+  std::atomic<unsigned> current;  // number + 1; 0: none yet
+};
+constinit Mutex lock;  // of those who write `previous`
+constinit Previous previous[2] = {};
+
+bool is_same(const struct sigaction& one, const struct sigaction& other) noexcept {
+  if (one.sa_flags != other.sa_flags) return false;
+  const bool has_info = (one.sa_flags & SA_SIGINFO) != 0;
+  if (has_info ? one.sa_sigaction != other.sa_sigaction : one.sa_handler != other.sa_handler) return false;
+  for (int number = 1; number < NSIG; ++number) {
+    if (::sigismember(&one.sa_mask, number) != ::sigismember(&other.sa_mask, number)) return false;
+  }
+  return true;
+}
+
+// Under the lock.
+void remember(Previous& to, const struct sigaction& met) noexcept {
+  const unsigned count = to.count.load(std::memory_order_relaxed);
+  unsigned at = 0;
+  while (at < count && !is_same(to.known[at], met)) ++at;
+  if (at == count) {
+    CHECK(count < kKnownMax);
+    to.known[at] = met;
+    to.count.store(count + 1, std::memory_order_relaxed);
+  }
+  to.current.store(at + 1, std::memory_order_release);  // pairs with acquire in on_fault()
+}
 
 void on_fault(int number, siginfo_t* info, void*) noexcept {
   Guard* guard = CurrentGuard::get();
@@ -29,7 +65,10 @@ void on_fault(int number, siginfo_t* info, void*) noexcept {
   }
   // Somebody else's: their handler takes the place of ours, and the fault happens again. The next guard puts
   // ours in front again.
-  ::sigaction(number, &previous[number == SIGBUS ? 1 : 0], nullptr);
+  Previous& before = previous[number == SIGBUS ? 1 : 0];
+  const unsigned current = before.current.load(std::memory_order_acquire);
+  CHECK(current != 0);  // set before our handler was
+  ::sigaction(number, &before.known[current - 1], nullptr);
   if (!is_fault) ::raise(number);
 }
 
@@ -47,7 +86,7 @@ void install() noexcept {
     ::sigemptyset(&ours.sa_mask);
     ::sigaction(kSignals[i], nullptr, &now);
     if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) continue;
-    previous[i] = now;
+    remember(previous[i], now);
     ::sigaction(kSignals[i], &ours, nullptr);
   }
 }

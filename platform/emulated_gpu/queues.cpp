@@ -148,7 +148,10 @@ std::uint32_t Queues::streams() noexcept {
 Result Queues::queue(Operation* operation) noexcept {
   StreamObject* stream = operation->stream;
   operation->sequence = ++last_sequence_;
-  if (operation->event != nullptr) ++operation->event->waiting;
+  if (operation->kind == Operation::Kind::record) {
+    ++operation->event->waiting;
+    operation->event->last = {stream, stream->id, operation->sequence};
+  }
   stream->waiting.push_back(operation);
   tell_change();
   // A fault is told by the next call that asks, as by the driver.
@@ -172,11 +175,18 @@ bool Queues::is_joined(const Operation& operation) noexcept {
   return true;
 }
 
+bool Queues::is_reached(const cuda::StreamPlace& place) noexcept {
+  // The stream may be destroyed meanwhile, and its place used by another one.
+  if (!streams_.holds(place.stream) || place.stream->id != place.stream_id) return true;
+  const Operation* first = place.stream->waiting.first();
+  return first == nullptr || first->sequence > place.sequence;
+}
+
 // The first operation of a stream, if nothing is in its way.
 Operation* Queues::next_of(StreamObject* stream) noexcept {
   Operation* first = stream->waiting.first();
   if (first == nullptr || stream->is_running || !is_joined(*first)) return nullptr;
-  const bool must_wait = first->kind == Operation::Kind::wait && first->event->reached < first->event_number;
+  const bool must_wait = first->kind == Operation::Kind::wait && !is_reached(first->place);
   return must_wait ? nullptr : first;
 }
 
@@ -239,8 +249,11 @@ bool Queues::execute(Operation& operation) noexcept {
 void Queues::finish(Operation* operation) noexcept {
   if (operation->kind == Operation::Kind::record && error() == Result::success) {
     EventObject* event = operation->event;
-    if (operation->event_number > event->reached) event->reached = operation->event_number;
-    event->reached_ns = clock_fine_ns();
+    // An earlier recording in a slower stream may be reached later; it says nothing about the last one.
+    if (operation->event_number > event->reached) {
+      event->reached = operation->event_number;
+      event->reached_ns = clock_fine_ns();
+    }
   }
   drop(operation);
 }
@@ -302,14 +315,8 @@ Operation* Queues::make(Operation::Kind kind, StreamObject* stream) noexcept {
 }
 
 Result Queues::synchronize(StreamObject* stream) noexcept {
-  const std::uint64_t until = last_sequence_;
-  const std::uint64_t id = stream->id;
-  return wait_until([=, this] {
-    // It may be destroyed meanwhile, and its place used by another one.
-    if (!streams_.holds(stream) || stream->id != id) return true;
-    const Operation* first = stream->waiting.first();
-    return first == nullptr || first->sequence > until;
-  });
+  const cuda::StreamPlace end = {stream, stream->id, last_sequence_};
+  return wait_until([=, this] { return is_reached(end); });
 }
 
 Result Queues::synchronize_all() noexcept {
@@ -325,8 +332,10 @@ Result Queues::synchronize_all() noexcept {
 }
 
 Result Queues::synchronize(EventObject* event) noexcept {
-  const std::uint64_t until = event->recorded;
-  return wait_until([=, this] { return !events_.holds(event) || event->reached >= until; });
+  if (event->reached >= event->recorded) return error();
+  // The event is not looked at again: it may be destroyed meanwhile, or recorded anew.
+  const cuda::StreamPlace end = event->last;
+  return wait_until([=, this] { return is_reached(end); });
 }
 
 void Queues::poll() noexcept {

@@ -1,9 +1,10 @@
 // Streams, events and their schedulers (namespace glebe::os::emulated).
 //
 // A stream is a list of operations that are done in order; an event is a number of recordings, of which some
-// have been reached. Whether the first operation of a stream may go on now depends on events, and on the
-// default stream, which joins all blocking streams in the order of the calls. Who does the work is the
-// schedule's affair; see GpuSchedule.
+// have been reached. Whoever waits for an event waits for the recording that was the last one at that moment,
+// whatever is recorded later and wherever: the place of that one operation is kept, not the event. Whether
+// the first operation of a stream may go on now depends on events, and on the default stream, which joins all
+// blocking streams in the order of the calls. Who does the work is the schedule's affair; see GpuSchedule.
 //
 // All functions are called with the lock of the machine held. Those that say so let it go while work is done
 // or waited for, and have it again when they return.
@@ -28,11 +29,19 @@ struct Operation;
 // What the handles of the table point to.
 namespace glebe::os::cuda {
 
+// A place in a stream: it is reached when nothing up to that operation is left there.
+struct StreamPlace {
+  StreamObject* stream;
+  std::uint64_t stream_id;  // tells a stream that was made at the same address
+  std::uint64_t sequence;
+};
+
 struct EventObject {
   unsigned flags;
   bool is_destroyed;
-  std::uint32_t waiting;  // queued operations that need it
+  std::uint32_t waiting;  // queued recordings
   std::uint64_t recorded, reached;
+  StreamPlace last;          // of the last recording
   std::uint64_t reached_ns;  // when the last one was reached
 };
 
@@ -74,7 +83,8 @@ struct Operation : ListNode<> {
   cuda::StreamObject* stream;
   std::uint64_t sequence;  // of all operations of the machine
   cuda::EventObject* event;
-  std::uint64_t event_number;  // the recording that this one is, or waits for
+  std::uint64_t event_number;  // the recording that this one is
+  cuda::StreamPlace place;     // what it waits for
   std::byte* to;
   const std::byte* from;
   std::uint64_t size;   // bytes, or words of fill32
@@ -142,6 +152,7 @@ class Queues {
   static void work(void* stream) noexcept;  // a thread of the threaded schedule
 
   [[nodiscard]] Operation* next_of(cuda::StreamObject* stream) noexcept;
+  [[nodiscard]] bool is_reached(const cuda::StreamPlace& place) noexcept;
   [[nodiscard]] bool is_joined(const Operation& operation) noexcept;
   [[nodiscard]] cuda::StreamObject* choose() noexcept;
   void run_next(cuda::StreamObject* stream) noexcept;  // lets the lock go

@@ -67,8 +67,7 @@ Result Machine::stream_wait_event(Stream handle, Event event, unsigned flags) no
   if (event->reached >= event->recorded) return Result::success;
   Operation* operation = queues_.make(Operation::Kind::wait, stream);
   if (operation == nullptr) return queues_.error();
-  operation->event = event;
-  operation->event_number = event->recorded;
+  operation->place = event->last;
   return queues_.queue(operation);
 }
 
