@@ -50,7 +50,7 @@ struct TransferOptions {
   HostMemory host = HostMemory::unknown;
   // Reads everything back when it has arrived and compares checksums of all bytes with the source.
   bool is_verified = false;
-  unsigned retries_max = 8;      // in a row, of answers that may pass: out_of_memory
+  unsigned retries_max = 8;  // in a row, of answers that may pass: out_of_memory
   // From the call on; what has not been queued by then is not queued any more, and it ends as timed_out. 0:
   // none.
   std::uint64_t timeout_ns = 0;

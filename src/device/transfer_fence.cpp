@@ -38,22 +38,23 @@ Outcome FenceQueue::record(cuda::Stream stream, std::uint64_t size_bytes, Fence*
   }
   const Entry entry = {has_event ? event : nullptr, stream, size_bytes};
   for (;;) {
-    Fence first = 0;
-    {
-      const Lock lock(mutex_);
-      if (count_ < kFencesMax) {
-        entries_[(first_ + count_++) % kFencesMax] = entry;
-        bytes_in_flight_ += size_bytes;
-        *fence = reached_.load(std::memory_order_relaxed) + count_;
-        return {};
-      }
-      first = reached_.load(std::memory_order_relaxed) + 1;
-    }
+    *fence = push(entry);
+    if (*fence != 0) return {};
+    const Fence first = reached() + 1;
     const Outcome outcome = wait(first);
     if (is_reached(first)) continue;
     if (has_event) events_->give(event);
     return outcome;
   }
+}
+
+// 0: there is no room.
+Fence FenceQueue::push(const Entry& entry) noexcept {
+  const Lock lock(mutex_);
+  if (count_ == kFencesMax) return 0;
+  entries_[(first_ + count_++) % kFencesMax] = entry;
+  bytes_in_flight_ += entry.size_bytes;
+  return reached_.load(std::memory_order_relaxed) + count_;
 }
 
 bool FenceQueue::oldest(Entry* entry, Fence* fence) noexcept {

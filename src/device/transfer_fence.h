@@ -62,6 +62,7 @@ class FenceQueue {
     std::uint64_t size_bytes = 0;
   };
 
+  [[nodiscard]] Fence push(const Entry& entry) noexcept;
   [[nodiscard]] bool oldest(Entry* entry, Fence* fence) noexcept;
   Outcome ask(const Entry& entry, bool must_wait) noexcept;
   void pop(Fence fence) noexcept;

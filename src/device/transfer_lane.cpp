@@ -355,17 +355,14 @@ void TransferQueue::end(TransferItem& item) noexcept {
 // Stops all that wait for a piece to be queued and whose deadline is not after `deadline_ns`.
 void TransferQueue::stop_all(Outcome why, std::uint64_t deadline_ns) noexcept {
   next_deadline_ns_ = ~std::uint64_t{0};
-  for (unsigned number = 0; number < kTransferDirections; ++number) {
-    for (List<TransferItem>& list : lanes_[number].waiting) {
-      for (TransferItem* item = list.first(); item != nullptr;) {
-        TransferItem* const next = List<TransferItem>::next(item);
-        if (item->deadline_ns <= deadline_ns) {
-          stop(*item, why);
-        } else if (item->deadline_ns < next_deadline_ns_) {
-          next_deadline_ns_ = item->deadline_ns;
-        }
-        item = next;
-      }
+  for (unsigned i = 0; i < kTransferDirections * kTransferPriorities; ++i) {
+    const List<TransferItem>& list = lanes_[i / kTransferPriorities].waiting[i % kTransferPriorities];
+    for (TransferItem* item = list.first(); item != nullptr;) {
+      TransferItem* const next = List<TransferItem>::next(item);
+      const std::uint64_t its_ns = item->deadline_ns;
+      if (its_ns <= deadline_ns) stop(*item, why);
+      if (its_ns > deadline_ns && its_ns < next_deadline_ns_) next_deadline_ns_ = its_ns;
+      item = next;
     }
   }
 }
