@@ -170,8 +170,10 @@ Outcome UnifiedMemory::copy_within_device(UnifiedMemory& memory, UnifiedRecord& 
   // While it may be in use it is not given back: rather never.
   Outcome idle = gpu.check(driver.stream_synchronize(work.stream));
   if (!idle.ok()) idle = gpu.check(driver.ctx_synchronize());
-  if (idle.ok() || idle.status == Status::device_lost) idle = source.free(source.self, block);
-  return outcome.ok() && idle.status == Status::device_lost ? idle : outcome;
+  if (idle.status == Status::device_lost) return idle;
+  constexpr int kTries = 3;
+  for (int i = 0; idle.ok() && i < kTries && !source.free(source.self, block).ok(); ++i) continue;
+  return outcome;
 }
 
 Outcome UnifiedMemory::discard(UnifiedHandle buffer) noexcept {

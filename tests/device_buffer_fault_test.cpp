@@ -1,0 +1,561 @@
+// Unified buffers when something goes wrong or somebody else is there: calls of the driver that fail,
+// accesses that are given up, devices that are lost, guards that do not go together, ends while work is under
+// way.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/random.h"
+#include "tests/unified_rig.h"
+
+namespace device_test {
+namespace {
+
+constexpr cuda::Call kCalls[] = {
+    cuda::Call::mem_alloc,          cuda::Call::mem_free,         cuda::Call::mem_host_alloc,
+    cuda::Call::mem_free_host,      cuda::Call::memcpy_h2d_async, cuda::Call::memcpy_d2h_async,
+    cuda::Call::memcpy_d2d_async,   cuda::Call::memset_d8_async,  cuda::Call::memset_d32_async,
+    cuda::Call::event_create,       cuda::Call::event_record,     cuda::Call::event_query,
+    cuda::Call::event_synchronize,  cuda::Call::stream_get_id,    cuda::Call::stream_wait_event,
+    cuda::Call::stream_synchronize, cuda::Call::ctx_synchronize,
+};
+
+constexpr std::uint64_t kSize = 3 * kUnit + 5;
+
+// A program in steps. Each step either is done, or answers with an error and leaves contents, owners and
+// memory as they were; then it is done again, and has to succeed.
+class Program {
+ public:
+  Program(UnifiedRig& unified, Rig& rig) : unified_(unified), rig_(rig) {
+    other_ = rig.stream();
+    for (UnifiedBuffer& buffer : buffers_) REQUIRE(buffer.create(unified.memory, {kSize}).ok());
+  }
+  ~Program() {
+    for (UnifiedBuffer& buffer : buffers_) CHECK(buffer.close().ok());
+    CHECK(rig_.driver.stream_destroy(other_) == cuda::Result::success);
+  }
+
+  static constexpr int kSteps = 22;
+  Outcome step(int number) {
+    const UnifiedSlice first = buffers_[0].all(), second = buffers_[1].all();
+    UnifiedSlice part, later;
+    REQUIRE(first.slice(100, kUnit, &part).ok());
+    REQUIRE(first.slice(200, kUnit, &later).ok());
+    switch (number) {
+      case 0:
+        return write_host(first, 0, kSize, 1);
+      case 1:
+        return read_device(first, unified_.stream);
+      case 2:
+        return write_host(first, 100, kUnit, 2);
+      case 3:
+        return read_device(first, other_);
+      case 4:
+        return fill(part, std::uint32_t{0x01020304}, other_);
+      case 5:
+        return read_host(first);
+      case 6:
+        return buffers_[0].evict(UnifiedSide::host);
+      case 7:
+        return read_device(first, unified_.stream);
+      case 8:
+        return copy(0, 200, 0, 100, other_);
+      case 9:
+        return copy(1, 0, 0, 0, unified_.stream);
+      case 10:
+        return read_host(second);
+      case 11:
+        return buffers_[1].evict(UnifiedSide::device);
+      case 12:
+        return copy(0, 0, 1, 50, other_);
+      case 13:
+        return buffers_[0].all().prefetch(UnifiedSide::host);
+      case 14:
+        return read_host(first);
+      case 15:
+        return resize(0, kSize + kUnit);
+      case 16:
+        return read_device(buffers_[0].all(), other_);
+      case 17:
+        return resize(1, kUnit / 2);
+      case 18:
+        return read_host(buffers_[0].all());
+      case 19:
+        return detach();
+      case 20:
+        return discard(1);
+      default:
+        return read_device(buffers_[1].all(), unified_.stream);
+    }
+  }
+
+  // Both sides, without any failure.
+  void check() {
+    for (int i = 0; i < 2; ++i) {
+      REQUIRE(unified_.on_host(buffers_[i].all()) == contents_[i]);
+      REQUIRE(unified_.on_device(buffers_[i].all()) == contents_[i]);
+    }
+  }
+  // Of the host alone, whatever is lost; a buffer that needs the device may say so.
+  [[nodiscard]] const Bytes& contents(int i) const { return contents_[i]; }
+  [[nodiscard]] UnifiedBuffer& buffer(int i) { return buffers_[i]; }
+
+ private:
+  [[nodiscard]] Bytes& contents_of(const UnifiedSlice& slice) {
+    return contents_[slice.range().buffer == buffers_[0].handle() ? 0 : 1];
+  }
+  Outcome write_host(const UnifiedSlice& slice, std::uint64_t offset, std::uint64_t size, unsigned seed) {
+    UnifiedSlice part;
+    REQUIRE(slice.slice(offset, size, &part).ok());
+    HostWrite guard;
+    const Outcome outcome = part.host_write(&guard, Overwrite::full);
+    if (!outcome.ok()) return outcome;
+    const Bytes bytes = numbered(size, seed);
+    std::memcpy(guard.data(), bytes.data(), size);
+    std::memcpy(contents_of(slice).data() + offset, bytes.data(), size);
+    return outcome;
+  }
+  Outcome read_host(const UnifiedSlice& slice) {
+    HostRead guard;
+    const Outcome outcome = slice.host_read(&guard);
+    if (!outcome.ok()) return outcome;
+    REQUIRE(std::memcmp(guard.data(), contents_of(slice).data(), guard.size_bytes()) == 0);
+    return outcome;
+  }
+  // By the driver behind the one that fails.
+  Outcome read_device(const UnifiedSlice& slice, cuda::Stream stream) {
+    DeviceRead guard;
+    const Outcome outcome = slice.device_read(stream, &guard);
+    if (!outcome.ok()) return outcome;
+    Bytes bytes(guard.size_bytes());
+    REQUIRE(rig_.driver.memcpy_d2h_async(bytes.data(), guard.address(), bytes.size(), stream) ==
+            cuda::Result::success);
+    REQUIRE(rig_.driver.stream_synchronize(stream) == cuda::Result::success);
+    REQUIRE(bytes == contents_of(slice));
+    return outcome;
+  }
+  template <class T>
+  Outcome fill(const UnifiedSlice& slice, T value, cuda::Stream stream) {
+    const Outcome outcome = slice.fill(value, UnifiedSide::device, stream);
+    if (!outcome.ok()) return outcome;
+    for (std::uint64_t at = 0; at < slice.size_bytes(); at += sizeof value) {
+      std::memcpy(contents_of(slice).data() + slice.offset_bytes() + at, &value, sizeof value);
+    }
+    return outcome;
+  }
+  Outcome copy(int to, std::uint64_t to_offset, int from, std::uint64_t from_offset, cuda::Stream stream) {
+    UnifiedSlice target, source;
+    REQUIRE(buffers_[to].all().slice(to_offset, 2 * kUnit, &target).ok());
+    REQUIRE(buffers_[from].all().slice(from_offset, 2 * kUnit, &source).ok());
+    const Outcome outcome = target.copy_from(source, UnifiedSide::device, stream);
+    if (!outcome.ok()) return outcome;
+    std::memmove(contents_[to].data() + to_offset, contents_[from].data() + from_offset, 2 * kUnit);
+    return outcome;
+  }
+  Outcome resize(int i, std::uint64_t size) {
+    const Outcome outcome = buffers_[i].resize(size);
+    if (outcome.ok()) contents_[i].resize(size);
+    return outcome;
+  }
+  Outcome discard(int i) {
+    const Outcome outcome = buffers_[i].discard();
+    if (outcome.ok()) std::fill(contents_[i].begin(), contents_[i].end(), 0);
+    return outcome;
+  }
+  Outcome detach() {
+    cuda::DevicePointer address = 0;
+    const Outcome outcome = unified_.memory.detach_device(buffers_[0].handle(), &address);
+    if (outcome.ok()) REQUIRE(rig_.driver.mem_free(address) == cuda::Result::success);
+    return outcome;
+  }
+
+  UnifiedRig& unified_;
+  Rig& rig_;
+  cuda::Stream other_ = nullptr;
+  UnifiedBuffer buffers_[2];
+  Bytes contents_[2] = {Bytes(kSize), Bytes(kSize)};
+};
+
+// Runs the program with the n-th call failing; false: there is no n-th call.
+bool run_with_failure(GpuSchedule schedule, cuda::Call call, std::uint64_t nth) {
+  bool has_failed = false;
+  on_failing_gpu(gpu_test::small(schedule, nth), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    UnifiedRig unified(rig, gpu);
+    {
+      Program program(unified, rig);
+      failing.fail({call, nth, 1, cuda::Result::out_of_memory});
+      int errors = 0;
+      for (int step = 0; step < Program::kSteps; ++step) {
+        Outcome outcome = program.step(step);
+        if (outcome.ok()) continue;
+        ++errors;
+        REQUIRE(outcome.status == Status::out_of_memory);
+        outcome = program.step(step);
+        REQUIRE(outcome.ok());
+      }
+      has_failed = failing.failures(call) != 0;
+      CHECK(errors <= (has_failed ? 1 : 0));
+      failing.stop_failing();
+      program.check();
+    }
+    CHECK(unified.memory.stats().host_bytes == 0);
+    CHECK(unified.memory.stats().device_bytes == 0);
+  });
+  return has_failed;
+}
+
+TEST_CASE("B6 unified buffer: whichever call of the driver fails, contents and memory are exact",
+          "[device]") {
+  for (const GpuSchedule schedule : {GpuSchedule::eager, GpuSchedule::adversarial}) {
+    for (const cuda::Call call : kCalls) {
+      std::uint64_t nth = 1;
+      for (; nth <= 100; ++nth) {
+        INFO(cuda::symbol_of(call) << " call " << nth << ", schedule " << static_cast<int>(schedule));
+        if (!run_with_failure(schedule, call, nth)) break;
+      }
+      CHECK(nth <= 100);  // the program makes fewer calls of each kind
+    }
+  }
+}
+
+TEST_CASE("B6 unified buffer: nothing opens halfway when the driver has no stream or event", "[device]") {
+  on_failing_gpu(gpu_test::small(), [](Rig&, Gpu& gpu, FailingDriver& failing) {
+    UnifiedMemory memory;
+    UnifiedOptions options;
+    CHECK(memory.open(gpu, options).status == Status::bad_argument);
+    options.source = driver_source(gpu);
+    options.piece_bytes = 1;
+    CHECK(memory.open(gpu, options).status == Status::bad_argument);
+    options.piece_bytes = kMiB;
+    options.buffers_max = 2;
+    failing.fail({cuda::Call::stream_create, 1, 1, cuda::Result::out_of_memory});
+    CHECK(memory.open(gpu, options).status == Status::out_of_memory);
+    REQUIRE(memory.open(gpu, options).ok());
+    UnifiedBuffer buffers[3];
+    REQUIRE(buffers[0].create(memory, {1}).ok());
+    REQUIRE(buffers[1].create(memory, {1}).ok());
+    CHECK(buffers[2].create(memory, {1}).status == Status::over_budget);
+    REQUIRE(buffers[0].close().ok());
+    REQUIRE(buffers[2].create(memory, {1}).ok());
+    CHECK(buffers[1].close().ok());
+    CHECK(buffers[2].close().ok());
+    CHECK(memory.close().ok());
+    CHECK(memory.close().ok());
+  });
+}
+
+TEST_CASE("B7 unified buffer: an access that is given up leaves a valid state", "[device]") {
+  on_unified(gpu_test::small(GpuSchedule::adversarial), [](UnifiedRig& unified, Rig&) {
+    const Bytes bytes = numbered(5 * kUnit);
+    for (const UnifiedState state : {UnifiedState::device_only, UnifiedState::device_dirty}) {
+      UnifiedBuffer buffer;
+      unified.bring_to(state, &buffer, bytes);
+      const CancelFlag cancelled{true};
+      HostRead guard;
+      HostWrite writer;
+      CHECK(buffer.all().host_read(&guard, &cancelled).status == Status::cancelled);
+      CHECK(buffer.all().host_write(&writer, Overwrite::partial, &cancelled).status == Status::cancelled);
+      CHECK(buffer.evict(UnifiedSide::device, &cancelled).status == Status::cancelled);
+      CHECK(unified.info(buffer).state == state);
+      CHECK(unified.info(buffer).to_host_bytes == (state == UnifiedState::device_only ? 0 : bytes.size()));
+      const CancelFlag goes_on{false};
+      CHECK(buffer.all().host_read(&guard, &goes_on).ok());
+      guard.close();
+      CHECK(unified.on_host(buffer.all()) == bytes);
+    }
+  });
+}
+
+// Keeps a stream busy until open() is called.
+class Gate {
+ public:
+  Gate(Rig& rig, cuda::Stream stream) {
+    REQUIRE(rig.driver.launch_host_function(stream, wait, &is_open_) == cuda::Result::success);
+  }
+  ~Gate() { open(); }
+  void open() { is_open_.store(true); }
+
+ private:
+  static void wait(void* is_open) {
+    while (!static_cast<std::atomic<bool>*>(is_open)->load()) std::this_thread::yield();
+  }
+  std::atomic<bool> is_open_{false};
+};
+
+// A buffer whose newest contents come at the end of work that the gate holds up.
+void write_behind_gate(const UnifiedRig& unified, const UnifiedBuffer& buffer, Rig& rig,
+                       unsigned char value) {
+  DeviceWrite guard;
+  REQUIRE(buffer.all().device_write(unified.stream, &guard, Overwrite::full).ok());
+  REQUIRE(rig.driver.memset_d8_async(guard.address(), value, guard.size_bytes(), unified.stream) ==
+          cuda::Result::success);
+}
+
+TEST_CASE("B7 unified buffer: an access is given up while its bytes are on their way", "[device]") {
+  on_unified(gpu_test::small(GpuSchedule::threaded), [](UnifiedRig& unified, Rig& rig) {
+    UnifiedBuffer buffer;
+    REQUIRE(buffer.create(unified.memory, {5 * kUnit}).ok());
+    CHECK(unified.on_host(buffer.all()) == Bytes(5 * kUnit));
+    Gate gate(rig, unified.stream);
+    write_behind_gate(unified, buffer, rig, 7);
+    CancelFlag cancel{false};
+    std::atomic<Status> status{Status::ok};
+    std::thread reader([&] {
+      HostRead guard;
+      status = buffer.all().host_read(&guard, &cancel).status;
+    });
+    // The copy is queued, and cannot be done.
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    cancel = true;
+    reader.join();
+    CHECK(status.load() == Status::cancelled);
+    CHECK(unified.info(buffer).state == UnifiedState::device_dirty);
+    gate.open();
+    CHECK(unified.on_host(buffer.all()) == Bytes(5 * kUnit, 7));
+  });
+}
+
+TEST_CASE("B12 unified buffer: guards that do not go together wait, or are refused", "[device]") {
+  for (const std::uint64_t wait_ns : {std::uint64_t{0}, std::uint64_t{2'000'000}, kWaitForever}) {
+    on_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu) {
+      UnifiedRig unified(rig, gpu, wait_ns);
+      UnifiedBuffer buffer;
+      REQUIRE(buffer.create(unified.memory, {kUnit}).ok());
+      HostRead first, second;
+      DeviceRead third;
+      HostWrite writer;
+      REQUIRE(buffer.all().host_read(&first).ok());
+      REQUIRE(buffer.all().host_read(&second).ok());
+      REQUIRE(buffer.all().device_read(unified.stream, &third).ok());
+      CHECK(buffer.all().host_write(&writer).status == Status::in_use);  // its own readers: never waits
+      CHECK(buffer.evict(UnifiedSide::device).status == Status::in_use);
+      CHECK(buffer.resize(5).status == Status::in_use);
+      CHECK(buffer.discard().status == Status::in_use);
+      CHECK(buffer.close().status == Status::in_use);
+      std::atomic<Status> status{Status::ok};
+      std::atomic<bool> is_reader_done{false};
+      bool was_reader_done = false;
+      std::thread other([&] {
+        HostWrite guard;
+        status = buffer.all().host_write(&guard).status;
+        was_reader_done = is_reader_done;
+      });
+      if (wait_ns != kWaitForever) other.join();
+      third.close();
+      second.close();
+      is_reader_done = true;
+      first.close();
+      if (wait_ns == kWaitForever) other.join();
+      const Status expected =
+          wait_ns == 0 ? Status::in_use : (wait_ns == kWaitForever ? Status::ok : Status::timed_out);
+      CHECK(status.load() == expected);
+      CHECK((was_reader_done || wait_ns != kWaitForever));
+      // A guard that waits can be given up too.
+      REQUIRE(buffer.all().host_write(&writer).ok());
+      std::thread given_up([&] {
+        const CancelFlag cancel{true};
+        HostRead guard;
+        status = buffer.all().host_read(&guard, &cancel).status;
+      });
+      given_up.join();
+      CHECK(status.load() == (wait_ns == 0 ? Status::in_use : Status::cancelled));
+    });
+  }
+}
+
+// Each version of the buffer is one value in all bytes; whoever looks sees one version.
+void use_buffer(const UnifiedBuffer& buffer, Rig& rig, cuda::Stream stream, Random random, Expect& expect) {
+  Bytes bytes(3 * kUnit);
+  for (int round = 0; round < 40; ++round) {
+    const auto value = static_cast<unsigned char>(random.next());
+    const UnifiedSlice all = buffer.all();
+    switch (random.below(5)) {
+      case 0: {
+        HostWrite guard;
+        if (expect(all.host_write(&guard, Overwrite::full).ok()))
+          std::memset(guard.data(), value, all.size_bytes());
+        break;
+      }
+      case 1: {
+        DeviceWrite guard;
+        if (!expect(all.device_write(stream, &guard, Overwrite::full).ok())) break;
+        expect(rig.driver.memset_d8_async(guard.address(), value, all.size_bytes(), stream) ==
+               cuda::Result::success);
+        break;
+      }
+      case 2: {
+        DeviceRead guard;
+        if (!expect(all.device_read(stream, &guard).ok())) break;
+        expect(rig.driver.memcpy_d2h_async(bytes.data(), guard.address(), bytes.size(), stream) ==
+               cuda::Result::success);
+        expect(rig.driver.stream_synchronize(stream) == cuda::Result::success);
+        expect(std::count(bytes.begin(), bytes.end(), bytes[0]) == static_cast<std::ptrdiff_t>(bytes.size()));
+        break;
+      }
+      case 3: {
+        HostRead guard;
+        if (!expect(all.host_read(&guard).ok())) break;
+        expect(std::count(guard.data(), guard.data() + guard.size_bytes(), guard.data()[0]) ==
+               static_cast<std::ptrdiff_t>(guard.size_bytes()));
+        break;
+      }
+      default:
+        expect(all.fill(value, random.one_in(2) ? UnifiedSide::host : UnifiedSide::device, stream).ok());
+    }
+  }
+}
+
+TEST_CASE("B12 unified buffer: readers and writers of both sides see whole versions", "[device][race]") {
+  const std::uint64_t seed = test_seed();
+  INFO("GLEBE_TEST_SEED=" << seed);
+  on_unified(gpu_test::small(GpuSchedule::threaded), [&](UnifiedRig& unified, Rig& rig) {
+    for (const bool is_pinned : {true, false}) {
+      UnifiedBuffer buffer;
+      REQUIRE(buffer.create(unified.memory, {3 * kUnit, is_pinned}).ok());
+      constexpr int kThreads = 4;
+      Expect expect[kThreads];
+      std::vector<std::thread> threads;
+      std::vector<cuda::Stream> streams;
+      for (int i = 0; i < kThreads; ++i) streams.push_back(rig.stream());
+      for (int i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&, i] {
+          expect[i](rig.driver.ctx_set_current(rig.context) == cuda::Result::success);
+          use_buffer(buffer, rig, streams[static_cast<unsigned>(i)], Random(seed + static_cast<unsigned>(i)),
+                     expect[i]);
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      for (const Expect& each : expect) CHECK(each.failed_line() == 0);
+      CHECK(buffer.close().ok());
+      for (const cuda::Stream stream : streams) {
+        CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+      }
+    }
+  });
+}
+
+TEST_CASE("B12 unified buffer: two threads that copy both ways do not wait for each other",
+          "[device][race]") {
+  on_unified(gpu_test::small(GpuSchedule::threaded), [&](UnifiedRig& unified, Rig& rig) {
+    UnifiedBuffer buffers[2];
+    for (UnifiedBuffer& buffer : buffers) REQUIRE(buffer.create(unified.memory, {kUnit}).ok());
+    Expect expect[2];
+    const auto copy = [&](int to) {
+      expect[to](rig.driver.ctx_set_current(rig.context) == cuda::Result::success);
+      for (int round = 0; round < 50; ++round) {
+        const UnifiedSide side = round % 2 == 0 ? UnifiedSide::host : UnifiedSide::device;
+        expect[to](buffers[to].all().copy_from(buffers[1 - to].all(), side, unified.stream).ok());
+      }
+    };
+    std::thread other(copy, 1);
+    copy(0);
+    other.join();
+    CHECK(expect[0].failed_line() == 0);
+    CHECK(expect[1].failed_line() == 0);
+    CHECK(unified.on_host(buffers[0].all()) == Bytes(kUnit));
+  });
+}
+
+TEST_CASE("mut-B13 unified buffer: closing twice, and while bytes are on their way", "[device]") {
+  on_unified(gpu_test::small(GpuSchedule::threaded), [](UnifiedRig& unified, Rig& rig) {
+    UnifiedBuffer buffer;
+    REQUIRE(buffer.create(unified.memory, {5 * kUnit}).ok());
+    CHECK(unified.on_host(buffer.all()) == Bytes(5 * kUnit));
+    Gate gate(rig, unified.stream);
+    write_behind_gate(unified, buffer, rig, 7);
+    std::atomic<bool> has_read{false}, has_closed{false};
+    std::thread reader([&] {
+      HostRead guard;
+      const Outcome outcome = buffer.all().host_read(&guard);
+      has_read = outcome.ok() && guard.data()[0] == std::byte{7};
+    });
+    // Closed by its handle, so that this test may look at the object meanwhile.
+    const UnifiedHandle handle = buffer.handle();
+    std::thread closer([&] { has_closed = unified.memory.release(handle).ok(); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    CHECK_FALSE(has_closed.load());
+    gate.open();
+    reader.join();
+    closer.join();
+    CHECK(has_closed.load());
+    CHECK(unified.memory.release(handle).status == Status::not_owned);
+    CHECK(buffer.close().status == Status::not_owned);
+    CHECK(buffer.close().ok());
+    static_cast<void>(has_read.load());
+  });
+}
+
+TEST_CASE("B13 unified buffer: memory goes when the device has done with it, not before", "[device]") {
+  on_unified(gpu_test::small(GpuSchedule::adversarial), [](UnifiedRig& unified, Rig& rig) {
+    for (int round = 0; round < 50; ++round) {
+      UnifiedBuffer buffer;
+      REQUIRE(buffer.create(unified.memory, {5 * kUnit, round % 2 == 0}).ok());
+      unified.write_host(buffer.all(), numbered(5 * kUnit, 3));
+      const cuda::DevicePointer copy = rig.memory(kGranule);
+      {
+        DeviceRead guard;
+        REQUIRE(buffer.all().device_read(unified.stream, &guard).ok());
+        REQUIRE(rig.driver.memcpy_d2d_async(copy, guard.address(), 5 * kUnit, unified.stream) ==
+                cuda::Result::success);
+      }
+      REQUIRE((round % 3 == 0 ? buffer.discard() : buffer.close()).ok());
+      Bytes bytes(5 * kUnit);
+      REQUIRE(rig.driver.memcpy_d2h_async(bytes.data(), copy, bytes.size(), unified.stream) ==
+              cuda::Result::success);
+      REQUIRE(rig.driver.stream_synchronize(unified.stream) == cuda::Result::success);
+      CHECK(bytes == numbered(5 * kUnit, 3));
+      rig.give_back(copy, kGranule);
+    }
+  });
+}
+
+TEST_CASE("B6 unified buffer: on a lost device the host keeps what it has", "[device]") {
+  EmulatedGpu gpu_of_test;
+  REQUIRE(gpu_of_test.open(gpu_test::small()));
+  Rig rig(gpu_of_test.driver(), &gpu_of_test);
+  rig.start();
+  Gpu gpu;
+  REQUIRE(gpu.open(rig.driver).ok());
+  {
+    UnifiedMemory memory;
+    UnifiedOptions options;
+    options.source = driver_source(gpu);
+    REQUIRE(memory.open(gpu, options).ok());
+    const cuda::Stream stream = rig.stream();
+    const Bytes bytes = numbered(2 * kUnit);
+    UnifiedBuffer here, both, there;
+    REQUIRE(here.create(memory, {bytes.size()}, bytes.data()).ok());
+    REQUIRE(both.create(memory, {bytes.size()}, bytes.data()).ok());
+    REQUIRE(both.all().prefetch(UnifiedSide::device, stream).ok());
+    REQUIRE(there.create(memory, {bytes.size()}).ok());
+    REQUIRE(there.all().fill(std::uint8_t{1}, UnifiedSide::device, stream).ok());
+    const cuda::DevicePointer nowhere = rig.reserve(kGranule);
+    REQUIRE(rig.store_word(nowhere, 1, stream) == cuda::Result::success);
+    CHECK(rig.driver.stream_synchronize(stream) == cuda::Result::illegal_address);
+    DeviceRead reader;
+    CHECK(here.all().device_read(stream, &reader).status == Status::device_lost);
+    CHECK(gpu.is_lost());
+    CHECK(UnifiedRig::on_host(here.all()) == bytes);
+    CHECK(UnifiedRig::on_host(both.all()) == bytes);
+    HostWrite writer;
+    REQUIRE(both.all().host_write(&writer).ok());
+    writer.close();
+    HostRead guard;
+    CHECK(there.all().host_read(&guard).status == Status::device_lost);
+    CHECK(there.all().host_read(&guard).status == Status::device_lost);
+    CHECK(there.evict(UnifiedSide::device).status == Status::device_lost);
+    CHECK(both.evict(UnifiedSide::device).ok());
+    CHECK(here.close().ok());
+    CHECK(both.close().ok());
+    CHECK(there.close().ok());
+    CHECK(memory.stats().host_bytes == 0);
+    CHECK(memory.stats().device_bytes == 0);
+    CHECK(memory.close().ok());
+  }
+  gpu.close();
+  gpu_of_test.close();
+}
+
+}  // namespace
+}  // namespace device_test
