@@ -52,34 +52,37 @@ Status UnifiedMemory::look_at_guards(const UnifiedRecord& record, UnifiedUse use
   return found;
 }
 
+// not_ready: wait, for as long as wait->sleep_ns, for the change that wait->seen counts.
+Status UnifiedMemory::try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept {
+  const Lock lock(record.mutex);
+  if (record.generation != claim.buffer >> 32 || record.users == 0) return Status::not_owned;
+  const Status guards = claim.minds_guards ? look_at_guards(record, claim.use) : Status::ok;
+  if (guards == Status::in_use) return guards;
+  if (guards == Status::ok && !record.is_changing) {
+    record.is_changing = true;
+    return Status::ok;
+  }
+  wait->seen = record.change.load(std::memory_order_relaxed);
+  wait->sleep_ns = claim.cancel != nullptr ? kLookNs : kSleepNs;
+  if (guards == Status::ok || options_.wait_ns == kWaitForever) return Status::not_ready;
+  if (options_.wait_ns == 0) return Status::in_use;
+  const std::uint64_t now_ns = os::clock_fine_ns();
+  if (wait->deadline_ns == 0) wait->deadline_ns = now_ns + options_.wait_ns;
+  if (now_ns >= wait->deadline_ns) return Status::timed_out;
+  if (wait->deadline_ns - now_ns < wait->sleep_ns) wait->sleep_ns = wait->deadline_ns - now_ns;
+  return Status::not_ready;
+}
+
 Outcome UnifiedMemory::begin_change(const Claim& claim, UnifiedRecord** found) noexcept {
   UnifiedRecord* record = record_of(claim.buffer);
   if (record == nullptr) return Status::not_owned;
-  std::uint64_t deadline_ns = 0;  // 0: it did not have to wait for a guard yet
+  Wait wait;
   for (;;) {
-    std::uint64_t sleep_ns = claim.cancel != nullptr ? kLookNs : kSleepNs;
-    std::uint32_t seen = 0;
-    {
-      const Lock lock(record->mutex);
-      if (record->generation != claim.buffer >> 32 || record->users == 0) return Status::not_owned;
-      const Status guards = claim.minds_guards ? look_at_guards(*record, claim.use) : Status::ok;
-      if (guards == Status::in_use) return guards;
-      if (guards == Status::ok && !record->is_changing) {
-        record->is_changing = true;
-        *found = record;
-        return {};
-      }
-      if (guards == Status::not_ready && options_.wait_ns == 0) return Status::in_use;
-      if (guards == Status::not_ready && options_.wait_ns != kWaitForever) {
-        const std::uint64_t now_ns = os::clock_fine_ns();
-        if (deadline_ns == 0) deadline_ns = now_ns + options_.wait_ns;
-        if (now_ns >= deadline_ns) return Status::timed_out;
-        if (deadline_ns - now_ns < sleep_ns) sleep_ns = deadline_ns - now_ns;
-      }
-      seen = record->change.load(std::memory_order_relaxed);
-    }
+    const Status status = try_change(*record, claim, &wait);
+    if (status == Status::ok) *found = record;
+    if (status != Status::not_ready) return status;
     if (claim.cancel != nullptr && claim.cancel->load(std::memory_order_relaxed)) return Status::cancelled;
-    os::wait_on(record->change, seen, sleep_ns);
+    os::wait_on(record->change, wait.seen, wait.sleep_ns);
   }
 }
 

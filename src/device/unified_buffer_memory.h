@@ -228,6 +228,12 @@ class UnifiedMemory {
     const CancelFlag* cancel = nullptr;
     bool minds_guards = true;
   };
+  struct Wait {
+    std::uint64_t deadline_ns = 0;  // 0: no guard was in the way yet
+    std::uint64_t sleep_ns = 0;
+    std::uint32_t seen = 0;
+  };
+  [[nodiscard]] Status try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept;
   [[nodiscard]] Outcome begin_change(const Claim& claim, UnifiedRecord** record) noexcept;
   void end_change(UnifiedRecord& record) noexcept;
   void end_guard(UnifiedGuard& guard) noexcept;
