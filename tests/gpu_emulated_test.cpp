@@ -436,6 +436,30 @@ TEST_CASE("X emulated GPU: a device without memory of the host says so", "[gpu]"
   });
 }
 
+TEST_CASE("X emulated GPU: memory pools are not emulated, and every call of them says so", "[gpu]") {
+  on_emulator(small(), [](Rig& rig) {
+    const Driver& driver = rig.driver;
+    int is_supported = 1;
+    CHECK(driver.device_get_attribute(&is_supported, DeviceAttribute::memory_pools_supported, 0) ==
+          Result::success);
+    CHECK(is_supported == 0);
+    MemoryPool pool = nullptr;
+    DevicePointer address = 0;
+    std::uint64_t value = 0;
+    CHECK(driver.device_get_default_mem_pool(&pool, 0) == Result::not_supported);
+    CHECK(driver.mem_alloc_async(&address, kMiB, nullptr) == Result::not_supported);
+    CHECK(driver.mem_free_async(kMiB, nullptr) == Result::not_supported);
+    CHECK(driver.mem_pool_set_attribute(pool, PoolAttribute::release_threshold, &value) ==
+          Result::not_supported);
+    CHECK(driver.mem_pool_get_attribute(pool, PoolAttribute::release_threshold, &value) ==
+          Result::not_supported);
+    CHECK(driver.mem_pool_trim_to(pool, 0) == Result::not_supported);
+    CHECK(pool == nullptr);
+    CHECK(address == 0);
+    CHECK(rig.emulated->usage().undefined_calls == 0);
+  });
+}
+
 TEST_CASE("X emulated GPU: what a program forgets goes when it is closed", "[gpu]") {
   for (const GpuSchedule schedule : {GpuSchedule::eager, GpuSchedule::threaded, GpuSchedule::adversarial}) {
     EmulatedGpu gpu;

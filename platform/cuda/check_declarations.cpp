@@ -37,6 +37,14 @@ struct Theirs<Function> {
   using Type = CUfunction;
 };
 template <>
+struct Theirs<MemoryPool> {
+  using Type = CUmemoryPool;
+};
+template <>
+struct Theirs<PoolAttribute> {
+  using Type = CUmemPool_attribute;
+};
+template <>
 struct Theirs<HostFunction> {
   using Type = CUhostFn;
 };
@@ -208,6 +216,11 @@ SAME(kAccessNone, CU_MEM_ACCESS_FLAGS_PROT_NONE);
 SAME(kAccessRead, CU_MEM_ACCESS_FLAGS_PROT_READ);
 SAME(kAccessReadWrite, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
 SAME(kUsageTilePool, CU_MEM_CREATE_USAGE_TILE_POOL);
+SAME(PoolAttribute::release_threshold, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD);
+SAME(PoolAttribute::reserved_mem_current, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+SAME(PoolAttribute::reserved_mem_high, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH);
+SAME(PoolAttribute::used_mem_current, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+SAME(PoolAttribute::used_mem_high, CU_MEMPOOL_ATTR_USED_MEM_HIGH);
 SAME(CaptureStatus::none, CU_STREAM_CAPTURE_STATUS_NONE);
 SAME(CaptureStatus::active, CU_STREAM_CAPTURE_STATUS_ACTIVE);
 SAME(CaptureStatus::invalidated, CU_STREAM_CAPTURE_STATUS_INVALIDATED);

@@ -48,6 +48,7 @@ using Stream = struct StreamObject*;
 using Event = struct EventObject*;
 using Module = struct ModuleObject*;
 using Function = struct FunctionObject*;
+using MemoryPool = struct MemoryPoolObject*;
 using HostFunction = void (*)(void* user_data);
 
 // Streams that nobody creates: the one that joins all others, and the one of the calling thread.
@@ -131,6 +132,15 @@ enum class PointerAttribute : int {
   memory_block_id = 20,
 };
 enum class MemoryType : unsigned { host = 1, device = 2, array = 3, unified = 4 };
+
+// Of a pool of the driver: how much it keeps when a stream is waited for, and what it has (64 bits each).
+enum class PoolAttribute : int {
+  release_threshold = 4,
+  reserved_mem_current = 5,
+  reserved_mem_high = 6,
+  used_mem_current = 7,
+  used_mem_high = 8,
+};
 
 enum class CaptureStatus : int { none = 0, active = 1, invalidated = 2 };
 

@@ -91,6 +91,8 @@ class Machine {
   using HostFunction = cuda::HostFunction;
   using Module = cuda::Module;
   using Function = cuda::Function;
+  using MemoryPool = cuda::MemoryPool;
+  using PoolAttribute = cuda::PoolAttribute;
 #define GPU_CALL(name, symbol, version, ...) EntryFunction<__VA_ARGS__>::Type name;
 #include "platform/cuda/driver.def"
 #undef GPU_CALL

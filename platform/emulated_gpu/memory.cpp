@@ -199,4 +199,19 @@ Result Machine::pointer_get_attribute(void* value, PointerAttribute wanted, Devi
   }
 }
 
+// Pools of the driver are not emulated: the device's attributes say so, and so does each of their calls.
+
+Result Machine::mem_alloc_async(DevicePointer*, std::size_t, Stream) noexcept {
+  return Result::not_supported;
+}
+Result Machine::mem_free_async(DevicePointer, Stream) noexcept { return Result::not_supported; }
+Result Machine::device_get_default_mem_pool(MemoryPool*, Device) noexcept { return Result::not_supported; }
+Result Machine::mem_pool_set_attribute(MemoryPool, PoolAttribute, void*) noexcept {
+  return Result::not_supported;
+}
+Result Machine::mem_pool_get_attribute(MemoryPool, PoolAttribute, void*) noexcept {
+  return Result::not_supported;
+}
+Result Machine::mem_pool_trim_to(MemoryPool, std::size_t) noexcept { return Result::not_supported; }
+
 }  // namespace glebe::os::emulated
