@@ -305,6 +305,15 @@ std::uint32_t Tlsf::take_free_run(std::uint32_t first) noexcept {
   return own.length;
 }
 
+Run Tlsf::take_at(std::uint32_t free_first, std::uint32_t first, std::uint32_t length) noexcept {
+  if (length == 0 || !has_state(free_first, kFree)) return refuse(Status::bad_argument);
+  const unsigned former = first - free_first < tags_[free_first].length ? tags_[first].state & kFormer : 0;
+  const Run run = allocate_at(free_first, first, length);
+  if (run.empty()) return run;
+  tags_[first].state = bits((tags_[first].state & kBarrier) | kTaken | former);
+  return run;
+}
+
 Run Tlsf::put_back(std::uint32_t first) noexcept {
   if (!has_state(first, kTaken)) return refuse(refusal(first));
   const bool was_handed_out = (tags_[first].state & kFormer) != 0;
@@ -433,6 +442,12 @@ std::uint32_t Tlsf::largest_free() const noexcept {
     if (tags_[link - 1].length > longest) longest = tags_[link - 1].length;
   }
   return longest;
+}
+
+std::uint32_t Tlsf::free_before(std::uint32_t unit) const noexcept {
+  if (!is_known(unit) || (tags_[unit].state & kRangeFirst) != 0) return 0;
+  const Tag& last = tags_[unit - 1];
+  return (last.state & kFreeEnd) != 0 ? last.length : 0;
 }
 
 std::uint32_t Tlsf::run_containing(std::uint32_t unit) const noexcept {

@@ -117,6 +117,9 @@ class Tlsf {
   // returns its length; 0 when no free run starts here. put_back() makes it free again and answers like
   // free(). Between the two, free() of its first unit is a double_free.
   [[nodiscard]] std::uint32_t take_free_run(std::uint32_t first) noexcept;
+  // The same for the units [first, first + length) of the free run that starts at `free_first`; answers like
+  // allocate_at().
+  [[nodiscard]] Run take_at(std::uint32_t free_first, std::uint32_t first, std::uint32_t length) noexcept;
   Run put_back(std::uint32_t first) noexcept;
 
   // What starts at a unit; any value is allowed for `unit`.
@@ -130,6 +133,8 @@ class Tlsf {
   }
   // Start of the run behind the one that starts at `first`; kNoUnit at the end of the range.
   [[nodiscard]] std::uint32_t next_run(std::uint32_t first) const noexcept;
+  // Length of the free run that ends right before `unit`, which lies in a range of this engine; 0: none does.
+  [[nodiscard]] std::uint32_t free_before(std::uint32_t unit) const noexcept;
   // Start of the run that holds `unit`, which lies in a range of this engine. Walks over the tags before it.
   [[nodiscard]] std::uint32_t run_containing(std::uint32_t unit) const noexcept;
 
