@@ -64,7 +64,7 @@ TEST_CASE("P3 mut-B05 device heap: the cap is exact and usable again", "[device]
   on_heap(options, [](Rig& rig, DeviceHeap& heap) {
     for (int round = 0; round < 3; ++round) {
       std::vector<cuda::DevicePointer> blocks;
-      for (int i = 0; i < 5; ++i) blocks.push_back(take(heap, kGranule));
+      for (unsigned i = 0; i < 5; ++i) blocks.push_back(take(heap, kGranule));
       CHECK(refusal(heap, 1) == Status::over_budget);
       CHECK(heap.budget().used_bytes() == 5 * kGranule);
       CHECK(rig.emulated->usage().device_bytes == 5 * kGranule);
@@ -104,17 +104,18 @@ TEST_CASE("P3 device heap: the headroom stays free, and a limit can change at an
 TEST_CASE("P6 mut-B03 device heap: trim gives back chunks without blocks, and only those", "[device]") {
   on_heap(small_heap(), [](Rig& rig, DeviceHeap& heap) {
     std::vector<cuda::DevicePointer> blocks;
-    for (int i = 0; i < 8; ++i) blocks.push_back(take(heap, kMiB));
-    for (int i = 0; i < 8; ++i) REQUIRE(rig.store_word(blocks[i], 100 + i, nullptr) == cuda::Result::success);
+    for (unsigned i = 0; i < 8; ++i) blocks.push_back(take(heap, kMiB));
+    for (unsigned i = 0; i < 8; ++i)
+      REQUIRE(rig.store_word(blocks[i], 100 + i, nullptr) == cuda::Result::success);
     REQUIRE(heap.stats().space.held_bytes == 8 * kMiB);
     CHECK(heap.trim(0) == 0);
-    for (int i : {1, 2, 3}) CHECK(heap.free(blocks[i]).ok());  // blocks 2 and 3 shared a chunk
+    for (const unsigned i : {1u, 2u, 3u}) CHECK(heap.free(blocks[i]).ok());  // blocks 2 and 3 shared a chunk
     CHECK(heap.stats().space.cached_bytes == kGranule);
     CHECK(heap.trim(kGranule) == 0);
     CHECK(heap.trim(0) == kGranule);
     CHECK(rig.emulated->usage().device_bytes == 6 * kMiB);
-    for (int i : {0, 4, 5, 6, 7}) CHECK(rig.read_word(blocks[i]) == 100u + i);
-    for (int i : {0, 4, 5, 6, 7}) CHECK(heap.free(blocks[i]).ok());
+    for (const unsigned i : {0u, 4u, 5u, 6u, 7u}) CHECK(rig.read_word(blocks[i]) == 100 + i);
+    for (const unsigned i : {0u, 4u, 5u, 6u, 7u}) CHECK(heap.free(blocks[i]).ok());
     CHECK(heap.stats().space.cached_bytes == 6 * kMiB);
     CHECK(heap.trim(0) == 6 * kMiB);
     CHECK(heap.stats().space.held_bytes == 0);
@@ -158,7 +159,7 @@ TEST_CASE("P8 device heap: the program is asked to free before a request fails",
   };
   on_heap(options, [&](Rig&, DeviceHeap& heap) {
     spare.heap = &heap;
-    for (int i = 0; i < 4; ++i) spare.blocks.push_back(take(heap, 8 * kMiB));
+    for (unsigned i = 0; i < 4; ++i) spare.blocks.push_back(take(heap, 8 * kMiB));
     const cuda::DevicePointer block = take(heap, 16 * kMiB);
     CHECK(spare.asked == 2);
     CHECK(refusal(heap, 24 * kMiB) == Status::out_of_memory);
@@ -172,20 +173,20 @@ TEST_CASE("1-6 P8 device heap: memory that is freed in pieces serves one large b
           "[device]") {
   on_heap(small_heap(), [](Rig& rig, DeviceHeap& heap) {
     std::vector<cuda::DevicePointer> blocks;
-    for (int i = 0; i < 16; ++i) blocks.push_back(take(heap, kGranule));
+    for (unsigned i = 0; i < 16; ++i) blocks.push_back(take(heap, kGranule));
     const std::uint64_t creates = heap.stats().space.creates;
-    for (int i = 0; i < 16; i += 2) CHECK(heap.free(blocks[i]).ok());
-    for (int i = 1; i < 16; i += 2)
+    for (unsigned i = 0; i < 16; i += 2) CHECK(heap.free(blocks[i]).ok());
+    for (unsigned i = 1; i < 16; i += 2)
       REQUIRE(rig.store_word(blocks[i], 50 + i, nullptr) == cuda::Result::success);
     // 16 MiB are free, no two chunks of them neighbours.
     const cuda::DevicePointer large = take(heap, 16 * kMiB);
     CHECK(heap.stats().space.creates == creates);
     CHECK(heap.stats().space.chunks_remapped >= 7);
     REQUIRE(rig.store_word(large + 16 * kMiB - 4, 1, nullptr) == cuda::Result::success);
-    for (int i = 1; i < 16; i += 2) CHECK(rig.read_word(blocks[i]) == 50u + i);
+    for (unsigned i = 1; i < 16; i += 2) CHECK(rig.read_word(blocks[i]) == 50 + i);
     CHECK(refusal(heap, 1) == Status::out_of_memory);
     CHECK(heap.free(large).ok());
-    for (int i = 1; i < 16; i += 2) CHECK(heap.free(blocks[i]).ok());
+    for (unsigned i = 1; i < 16; i += 2) CHECK(heap.free(blocks[i]).ok());
   });
 }
 
@@ -198,7 +199,7 @@ TEST_CASE("P9 P10 device heap: in the steady state nothing is created or mapped"
     };
     round();
     const DeviceHeapStats before = heap.stats();
-    for (int i = 0; i < 50; ++i) round();
+    for (unsigned i = 0; i < 50; ++i) round();
     const DeviceHeapStats after = heap.stats();
     CHECK(after.space.creates == before.space.creates);
     CHECK(after.space.maps == before.space.maps);
@@ -396,7 +397,7 @@ TEST_CASE("1-20 device heap: the trace has a line for each call", "[device]") {
   });
   REQUIRE(lines.size() == 3);
   const char* actions[] = {",allocate,0x", ",allocate failure,0x0,67108864,0", ",free,0x"};
-  for (int i = 0; i < 3; ++i) {
+  for (unsigned i = 0; i < 3; ++i) {
     INFO(lines[i]);
     CHECK(lines[i].find(actions[i]) != std::string::npos);
     CHECK(std::count(lines[i].begin(), lines[i].end(), ',') == 5);

@@ -118,14 +118,14 @@ Outcome DeviceSpace::collect(ChunkRange chunks, Moves moves) noexcept {
     const std::uint32_t end = next_mapped(at, chunks.end);
     cuda::MemoryHandle handle = 0;
     if (with_coarse && end - at >= coarse_chunks_) {
-      if (take_new(ChunkKind::coarse, &handle).ok()) {
-        assign(at, ChunkKind::coarse, handle);
-        at += coarse_chunks_;
-        continue;
-      }
+      with_coarse = take_new(ChunkKind::coarse, &handle).ok();
       // What cannot be had in one piece is made of fine chunks.
-      with_coarse = false;
-      gather(ChunkKind::fine, plan({at, chunks.end}, Moves::none).fine);
+      if (!with_coarse) gather(ChunkKind::fine, plan({at, chunks.end}, Moves::none).fine);
+    }
+    if (handle != 0) {
+      assign(at, ChunkKind::coarse, handle);
+      at += coarse_chunks_;
+      continue;
     }
     const Outcome outcome = take_fine(&handle, moves);
     if (!outcome.ok()) {
