@@ -13,7 +13,7 @@
 //
 // Calls that fail leave every chunk where it was before: what had left is fetched back and what had come
 // leaves again. If the driver refuses that too, chunks stay where their contents are; nothing is ever lost.
-// Chunks that went from the host to the file to make room stay there.
+// What was done on the host to make room stays done: chunks that went to the file, second copies given up.
 //
 // Thread-safe. A lease on resident chunks takes one short lock. Everything that moves is done by the calling
 // thread under a second lock, the mover's; copies go on in streams of the heap after a call returned. Streams
