@@ -42,7 +42,7 @@ class Program {
   static constexpr char kSteps[] = "D0D1D2R0R1W0s.w.R2b.R0D3B.R1R3s.";
   static constexpr unsigned kStepCount = sizeof kSteps / 2;
 
-  Program(Rig& rig, ResidentRig& at, const cuda::Driver& plain) : rig_(rig), at_(at), plain_(plain) {
+  Program(Rig& rig, ResidentRig& at, const cuda::Driver& plain) : at_(at), plain_(plain) {
     for (std::uint32_t i = 0; i < kPieces; ++i) pieces_[i] = at.make(2, i % 2);
     stream_ = rig.stream();
   }
@@ -96,7 +96,6 @@ class Program {
     return outcome;
   }
 
-  Rig& rig_;
   ResidentRig& at_;
   const cuda::Driver& plain_;
   cuda::Stream stream_ = nullptr;

@@ -249,26 +249,27 @@ Outcome ResidentHeap::drop_memory(const ChunkList& list) noexcept {
 // Gives up all copies. Cannot fail.
 void ResidentHeap::drop_contents(const ChunkList& list) noexcept {
   for (std::uint32_t i = list.first; i != kNone; i = chunk(i).next) {
-    Chunk& which = chunk(i);
-    FilePlaceIndex place = 0;
-    const bool has_left = which.state == ChunkState::evicting;
-    if (has_left) give_handle(which.handle);
-    {
-      const Lock lock(mutex_);
-      if (has_left) {
-        forget_uses(which);
-        which.handle = 0;
-        ++which.generation;
-      }
-      free_slot(which);
-      place = which.place;
-      which.place = 0;
-      which.is_blank = true;
-      if (which.state != ChunkState::unbacked) change(which, ChunkMove::discard);
-    }
-    file_.drop(place);
+    const bool has_left = chunk(i).state == ChunkState::evicting;
+    if (has_left) give_handle(chunk(i).handle);
+    file_.drop(forget_contents(chunk(i)));
     if (has_left) note(i, true, true);
   }
+}
+
+// The answer is its place in the file, which the caller drops.
+FilePlaceIndex ResidentHeap::forget_contents(Chunk& which) noexcept {
+  const Lock lock(mutex_);
+  if (which.state == ChunkState::evicting) {
+    forget_uses(which);
+    which.handle = 0;
+    ++which.generation;
+  }
+  free_slot(which);
+  const FilePlaceIndex place = which.place;
+  which.place = 0;
+  which.is_blank = true;
+  if (which.state != ChunkState::unbacked) change(which, ChunkMove::discard);
+  return place;
 }
 
 void ResidentHeap::note(std::uint32_t index, bool is_leaving, bool is_done) noexcept {

@@ -275,6 +275,7 @@ class ResidentHeap {
   [[nodiscard]] Outcome usable() const noexcept;
   Outcome drop_memory(const ChunkList& list) noexcept;
   void drop_contents(const ChunkList& list) noexcept;
+  [[nodiscard]] FilePlaceIndex forget_contents(Chunk& which) noexcept;
   void note(std::uint32_t index, bool is_leaving, bool is_done) noexcept;
 
   // residency_lease.cpp
@@ -315,6 +316,7 @@ class ResidentHeap {
   Outcome begin_release(Lease lease, LeaseRecord* record) noexcept;
   Outcome mark_release(const LeaseRecord& record, MarkIndex* mark) noexcept;
   Outcome mark_uses(std::uint32_t number, MarkIndex mark) noexcept;
+  [[nodiscard]] MarkIndex add_uses(std::uint32_t number, MarkIndex mark) noexcept;
   [[nodiscard]] MarkIndex add_use(Chunk& which, MarkIndex mark) noexcept;
 
   // residency_moves.cpp and residency_slots.cpp: under the mover's lock, mutex_ for the tables alone.
@@ -325,6 +327,8 @@ class ResidentHeap {
   Outcome finish_victims(Operation& operation, Batch& batch) noexcept;
   Outcome map_wanted(Batch& batch) noexcept;
   Outcome evict_list(Operation& operation, const ChunkList& list) noexcept;
+  Outcome start_listed(std::uint32_t* next, Batch& batch) noexcept;
+  Outcome claim(Chunk& which, bool* is_ours) noexcept;
   Outcome evict_any(Operation& operation, std::uint32_t count) noexcept;
   void abandon(Batch& batch) noexcept;
   void undo(Operation& operation) noexcept;
@@ -348,6 +352,7 @@ class ResidentHeap {
   Outcome load(Chunk& which) noexcept;
   Outcome take_slot(std::uint32_t owner, SlotIndex* taken) noexcept;
   void give_slot(SlotIndex taken) noexcept;
+  [[nodiscard]] bool find_slot(std::uint32_t owner, SlotIndex* taken, std::uint32_t* loser) noexcept;
   [[nodiscard]] unsigned rank_of(const Chunk& owner) noexcept;
   [[nodiscard]] std::uint32_t choose_slot_owner(bool* must_spill) noexcept;
   Outcome spill(Chunk& which) noexcept;

@@ -338,20 +338,24 @@ Outcome ResidentHeap::mark_release(const LeaseRecord& record, MarkIndex* mark) n
 // wait for one of them.
 Outcome ResidentHeap::mark_uses(std::uint32_t number, MarkIndex mark) noexcept {
   for (;;) {
-    MarkIndex in_the_way = 0;
-    {
-      const Lock lock(mutex_);
-      for_each_chunk(number, [this, mark, &in_the_way](Chunk& which, Access) {
-        if (in_the_way == 0) in_the_way = add_use(which, mark);
-      });
-      if (in_the_way == 0) return {};
-      marks_.refer(in_the_way);
-    }
+    const MarkIndex in_the_way = add_uses(number, mark);
+    if (in_the_way == 0) return {};
     const Outcome outcome = wait_mark(in_the_way, StallCause::streams);
     const Lock lock(mutex_);
     marks_.drop(in_the_way);
     if (!outcome.ok()) return outcome;
   }
+}
+
+// 0: all have it. Otherwise a mark that has to be passed before, with a reference for the caller.
+MarkIndex ResidentHeap::add_uses(std::uint32_t number, MarkIndex mark) noexcept {
+  MarkIndex in_the_way = 0;
+  const Lock lock(mutex_);
+  for_each_chunk(number, [this, mark, &in_the_way](Chunk& which, Access) {
+    if (in_the_way == 0) in_the_way = add_use(which, mark);
+  });
+  if (in_the_way != 0) marks_.refer(in_the_way);
+  return in_the_way;
 }
 
 // 0: it is noted. Otherwise a mark that has to be passed before.

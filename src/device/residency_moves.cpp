@@ -113,34 +113,42 @@ void ResidentHeap::abandon(Batch& batch) noexcept {
 // Evicts those of the list that are resident. in_use: one is pinned. The caller undoes.
 Outcome ResidentHeap::evict_list(Operation& operation, const ChunkList& list) noexcept {
   Outcome outcome;
-  const unsigned width = options_.in_flight < slot_count_ ? options_.in_flight : slot_count_;
   std::uint32_t next = list.first;
   while (next != kNone && outcome.ok()) {
     Batch batch;
-    for (; next != kNone && outcome.ok() && batch.victim_count < width;) {
-      const std::uint32_t following = chunk(next).next;  // the link is used for what has left, too
-      {
-        const Lock lock(mutex_);
-        Chunk& which = chunk(next);
-        if (which.pins != 0) outcome = Status::in_use;
-        if (outcome.ok() && which.state == ChunkState::resident) {
-          victims_.remove(&which);
-          change(which, ChunkMove::begin_evict);
-        }
-      }
-      if (outcome.ok() && chunk(next).state == ChunkState::evicting) {
-        outcome = start_eviction(chunk(next), batch);
-        if (outcome.status == Status::out_of_memory && batch.victim_count != 0) {
-          outcome = {};
-          break;
-        }
-      }
-      next = following;
-    }
+    outcome = start_listed(&next, batch);
     if (outcome.ok()) outcome = finish_victims(operation, batch);
     abandon(batch);
   }
   return outcome;
+}
+
+// Starts as many as go at the same time; *next is the first one behind them. (What has left goes on another
+// list, by the same link.)
+Outcome ResidentHeap::start_listed(std::uint32_t* next, Batch& batch) noexcept {
+  const unsigned width = options_.in_flight < slot_count_ ? options_.in_flight : slot_count_;
+  while (*next != kNone && batch.victim_count < width) {
+    Chunk& which = chunk(*next);
+    bool is_ours = false;
+    Outcome outcome = claim(which, &is_ours);
+    if (is_ours) outcome = start_eviction(which, batch);
+    // No slot before those that were started have left: it comes with the next ones.
+    if (outcome.status == Status::out_of_memory && batch.victim_count != 0) return {};
+    if (!outcome.ok()) return outcome;
+    *next = which.next;
+  }
+  return {};
+}
+
+// A resident chunk becomes `evicting`; others are passed over. in_use: it is pinned.
+Outcome ResidentHeap::claim(Chunk& which, bool* is_ours) noexcept {
+  const Lock lock(mutex_);
+  if (which.pins != 0) return Status::in_use;
+  *is_ours = which.state == ChunkState::resident;
+  if (!*is_ours) return {};
+  victims_.remove(&which);
+  change(which, ChunkMove::begin_evict);
+  return {};
 }
 
 // Evicts `count` victims. over_budget: there are not so many. The caller undoes.

@@ -17,35 +17,36 @@ constexpr unsigned kFirstSpill = 2;  // ranks from here on cost a write to the f
 using os::Lock;
 
 Outcome ResidentHeap::take_slot(std::uint32_t owner, SlotIndex* taken) noexcept {
-  // Each round frees a slot, and slots are freed by others too; nobody but the mover takes any.
+  // Each round frees a slot, and nobody but the mover takes any.
   for (;;) {
     std::uint32_t loser = kNone;
-    {
-      const Lock lock(mutex_);
-      if (free_slots_ != kNone) {
-        *taken = free_slots_;
-        Slot& entry = slot(*taken);
-        free_slots_ = entry.next_free;
-        entry.owner = owner;
-        entry.is_used = true;
-        ++used_slots_;
-        return {};
-      }
-      bool must_spill = false;
-      loser = choose_slot_owner(&must_spill);
-      if (loser == kNone) return Status::out_of_memory;
-      if (!must_spill) {
-        Chunk& which = chunk(loser);
-        free_slot(which);
-        if (which.state == ChunkState::in_host) change(which, ChunkMove::spill);
-        set_cost(which);
-        ++stats_.dropped_copies;
-        continue;
-      }
-    }
+    if (find_slot(owner, taken, &loser)) return {};
+    if (loser == kNone) return Status::out_of_memory;
     const Outcome outcome = spill(chunk(loser));
     if (!outcome.ok()) return outcome;
   }
+}
+
+// False: the chunk *loser must go to the file first; kNone: no chunk can.
+bool ResidentHeap::find_slot(std::uint32_t owner, SlotIndex* taken, std::uint32_t* loser) noexcept {
+  const Lock lock(mutex_);
+  if (free_slots_ == kNone) {
+    bool must_spill = false;
+    *loser = choose_slot_owner(&must_spill);
+    if (*loser == kNone || must_spill) return false;
+    Chunk& which = chunk(*loser);
+    free_slot(which);
+    if (which.state == ChunkState::in_host) change(which, ChunkMove::spill);
+    set_cost(which);
+    ++stats_.dropped_copies;
+  }
+  *taken = free_slots_;
+  Slot& entry = slot(*taken);
+  free_slots_ = entry.next_free;
+  entry.owner = owner;
+  entry.is_used = true;
+  ++used_slots_;
+  return true;
 }
 
 // Under mutex_.
