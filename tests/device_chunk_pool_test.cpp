@@ -43,9 +43,43 @@ TEST_CASE("X1 a GPU tells what it is and puts the program's context back", "[dev
 TEST_CASE("X6 a GPU whose context is gone is lost", "[device]") {
   on_gpu(gpu_test::small(), [](Rig&, Gpu& gpu) {
     CHECK(gpu.check(cuda::Result::out_of_memory).status == Status::out_of_memory);
+    // 701: a launch asked for too many resources and did not happen.
+    for (const int number : {1, 201, 400, 600, 701, 800, 801, 900, 907, 999}) {
+      CHECK(gpu.check(static_cast<cuda::Result>(number)).status != Status::device_lost);
+    }
     CHECK_FALSE(gpu.is_lost());
     CHECK(gpu.check(cuda::Result::illegal_address).status == Status::device_lost);
     CHECK(gpu.is_lost());
+  });
+}
+
+TEST_CASE("X6 every error that the context does not survive is known", "[device]") {
+  for (const int number : {4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721}) {
+    on_gpu(gpu_test::small(), [number](Rig&, Gpu& gpu) {
+      CHECK(gpu.check(static_cast<cuda::Result>(number)).status == Status::device_lost);
+      CHECK(gpu.is_lost());
+    });
+  }
+}
+
+TEST_CASE("X3 a call of ours does not spoil what the program captures", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
+    const cuda::Stream in = rig.stream();
+    rig.emulated->set_capture_status(in, cuda::CaptureStatus::active);
+    const BlockSource source = driver_source(gpu);
+    cuda::DevicePointer address = 0;
+    REQUIRE(source.allocate(source.self, 1000, 0, &address).ok());
+    CHECK(source.free(source.self, address).ok());
+    cuda::CaptureStatus status = cuda::CaptureStatus::none;
+    REQUIRE(rig.driver.stream_is_capturing(in, &status) == cuda::Result::success);
+    CHECK(status == cuda::CaptureStatus::active);
+    // The thread's own mode is back: its calls do.
+    CHECK(rig.driver.mem_alloc(&address, 1000) == cuda::Result::stream_capture_unsupported);
+    REQUIRE(rig.driver.stream_is_capturing(in, &status) == cuda::Result::success);
+    CHECK(status == cuda::CaptureStatus::invalidated);
+    CHECK(rig.driver.mem_alloc(&address, 1000) == cuda::Result::success);
+    CHECK(rig.driver.mem_free(address) == cuda::Result::success);
+    CHECK(rig.driver.stream_destroy(in) == cuda::Result::success);
   });
 }
 

@@ -81,6 +81,10 @@ struct Theirs<CaptureStatus> {
   using Type = CUstreamCaptureStatus;
 };
 template <>
+struct Theirs<CaptureMode> {
+  using Type = CUstreamCaptureMode;
+};
+template <>
 struct Theirs<Result> {
   using Type = CUresult;
 };
@@ -164,6 +168,7 @@ SAME(Result::host_memory_not_registered, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
 SAME(Result::not_permitted, CUDA_ERROR_NOT_PERMITTED);
 SAME(Result::not_supported, CUDA_ERROR_NOT_SUPPORTED);
 SAME(Result::system_not_ready, CUDA_ERROR_SYSTEM_NOT_READY);
+SAME(Result::stream_capture_unsupported, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
 SAME(Result::unknown, CUDA_ERROR_UNKNOWN);
 
 SAME(kStreamDefault, CU_STREAM_DEFAULT);
@@ -224,6 +229,9 @@ SAME(PoolAttribute::used_mem_high, CU_MEMPOOL_ATTR_USED_MEM_HIGH);
 SAME(CaptureStatus::none, CU_STREAM_CAPTURE_STATUS_NONE);
 SAME(CaptureStatus::active, CU_STREAM_CAPTURE_STATUS_ACTIVE);
 SAME(CaptureStatus::invalidated, CU_STREAM_CAPTURE_STATUS_INVALIDATED);
+SAME(CaptureMode::global, CU_STREAM_CAPTURE_MODE_GLOBAL);
+SAME(CaptureMode::thread_local_only, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+SAME(CaptureMode::relaxed, CU_STREAM_CAPTURE_MODE_RELAXED);
 SAME(kWriteValueDefault, CU_STREAM_WRITE_VALUE_DEFAULT);
 SAME(kWriteValueNoMemoryBarrier, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER);
 SAME(SymbolStatus::found, CU_GET_PROC_ADDRESS_SUCCESS);

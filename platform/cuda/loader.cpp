@@ -185,6 +185,7 @@ const char* name_of(Result result) noexcept {
       {Result::not_permitted, "NOT_PERMITTED"},
       {Result::not_supported, "NOT_SUPPORTED"},
       {Result::system_not_ready, "SYSTEM_NOT_READY"},
+      {Result::stream_capture_unsupported, "STREAM_CAPTURE_UNSUPPORTED"},
       {Result::unknown, "UNKNOWN"},
   };
   for (const Name& entry : kNames) {

@@ -37,6 +37,7 @@ enum class Result : int {
   not_permitted = 800,
   not_supported = 801,
   system_not_ready = 802,
+  stream_capture_unsupported = 900,
   unknown = 999,
 };
 
@@ -143,6 +144,10 @@ enum class PoolAttribute : int {
 };
 
 enum class CaptureStatus : int { none = 0, active = 1, invalidated = 2 };
+
+// What the calling thread may do while streams are captured into graphs: with any other mode than relaxed a
+// call that is unsafe then (one that makes memory, one that asks an event) is refused and spoils the capture.
+enum class CaptureMode : int { global = 0, thread_local_only = 1, relaxed = 2 };
 
 enum WriteValueFlags : unsigned { kWriteValueDefault = 0, kWriteValueNoMemoryBarrier = 1 };
 

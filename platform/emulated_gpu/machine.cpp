@@ -31,6 +31,22 @@ constexpr Needs needs_of(Call call) noexcept {
   return is_virtual_memory ? Needs::no_error : Needs::context;
 }
 
+// Calls that the driver refuses while a stream is being captured (documentation of
+// cuThreadExchangeStreamCaptureMode, which names the first and leaves the list open).
+constexpr bool is_unsafe_in_capture(Call call) noexcept {
+  switch (call) {
+    case Call::mem_alloc:
+    case Call::mem_free:
+    case Call::mem_host_alloc:
+    case Call::mem_free_host:
+    case Call::event_query:
+    case Call::ctx_synchronize:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 // One entry of the table: asks enter(), then calls the member function.
@@ -97,21 +113,23 @@ Result Machine::enter(Call call) noexcept {
   if (needs == Needs::driver) return Result::success;
   if (queues_.error() != Result::success) return queues_.error();
   if (needs == Needs::no_error) return Result::success;
-  const bool* is_current = current_of_thread(false);
-  const bool has_context = context_users_ != 0 && is_current != nullptr && *is_current;
-  return has_context ? Result::success : Result::invalid_context;
+  const ThreadContext* thread = of_thread(false);
+  const bool has_context = context_users_ != 0 && thread != nullptr && thread->is_current;
+  if (!has_context) return Result::invalid_context;
+  if (!is_unsafe_in_capture(call) || thread->capture_mode == CaptureMode::relaxed) return Result::success;
+  return queues_.spoil_captures() ? Result::stream_capture_unsupported : Result::success;
 }
 
-// Whether the context is current in the calling thread. nullptr: never was, or too many threads.
-bool* Machine::current_of_thread(bool must_exist) noexcept {
+// What the calling thread has set. nullptr: nothing so far, or too many threads.
+Machine::ThreadContext* Machine::of_thread(bool must_exist) noexcept {
   const std::uint64_t thread = kernel_thread_id();
   for (std::size_t i = 0; i < kThreadsMax; ++i) {
     ThreadContext& entry = threads_[(thread + i) % kThreadsMax];
-    if (entry.thread == thread) return &entry.is_current;
+    if (entry.thread == thread) return &entry;
     if (entry.thread != 0) continue;
     if (!must_exist) return nullptr;
     entry.thread = thread;
-    return &entry.is_current;
+    return &entry;
   }
   return nullptr;
 }
@@ -246,16 +264,29 @@ Result Machine::primary_ctx_release(Device device) noexcept {
 Result Machine::ctx_set_current(Context context) noexcept {
   if (context != nullptr && context != &context_) return Result::invalid_context;
   const Lock hold(lock_);
-  bool* is_current = current_of_thread(context != nullptr);
-  if (is_current != nullptr) *is_current = context != nullptr;
-  return is_current == nullptr && context != nullptr ? Result::out_of_memory : Result::success;
+  ThreadContext* thread = of_thread(context != nullptr);
+  if (thread != nullptr) thread->is_current = context != nullptr;
+  return thread == nullptr && context != nullptr ? Result::out_of_memory : Result::success;
 }
 
 Result Machine::ctx_get_current(Context* context) noexcept {
   if (context == nullptr) return Result::invalid_value;
   const Lock hold(lock_);
-  const bool* is_current = current_of_thread(false);
-  *context = is_current != nullptr && *is_current ? &context_ : nullptr;
+  const ThreadContext* thread = of_thread(false);
+  *context = thread != nullptr && thread->is_current ? &context_ : nullptr;
+  return Result::success;
+}
+
+Result Machine::thread_exchange_capture_mode(CaptureMode* mode) noexcept {
+  if (mode == nullptr || *mode < CaptureMode::global || *mode > CaptureMode::relaxed) {
+    return Result::invalid_value;
+  }
+  const Lock hold(lock_);
+  ThreadContext* thread = of_thread(true);
+  if (thread == nullptr) return Result::out_of_memory;
+  const CaptureMode before = thread->capture_mode;
+  thread->capture_mode = *mode;
+  *mode = before;
   return Result::success;
 }
 

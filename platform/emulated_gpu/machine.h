@@ -88,6 +88,7 @@ class Machine {
   using Stream = cuda::Stream;
   using Event = cuda::Event;
   using CaptureStatus = cuda::CaptureStatus;
+  using CaptureMode = cuda::CaptureMode;
   using HostFunction = cuda::HostFunction;
   using Module = cuda::Module;
   using Function = cuda::Function;
@@ -97,6 +98,11 @@ class Machine {
 #include "platform/cuda/driver.def"
 #undef GPU_CALL
 
+  struct ThreadContext {
+    std::uint64_t thread;  // as the kernel numbers them; 0: free
+    bool is_current;
+    CaptureMode capture_mode;
+  };
   // What an operand of a copy may be.
   enum class Operand : std::uint8_t { device, host, any };
   struct Copy {
@@ -112,7 +118,7 @@ class Machine {
   };
 
   // Devices and contexts.
-  [[nodiscard]] bool* current_of_thread(bool must_exist) noexcept;
+  [[nodiscard]] ThreadContext* of_thread(bool must_exist) noexcept;
   [[nodiscard]] int attribute(cuda::DeviceAttribute attribute) const noexcept;
   // Memory.
   [[nodiscard]] Result check(const cuda::AllocationProperties* properties) const noexcept;
@@ -133,10 +139,6 @@ class Machine {
   std::atomic<std::uint64_t> undefined_calls_{0};
   unsigned context_users_ = 0;  // of the primary context
   cuda::ContextObject context_ = {0};
-  struct ThreadContext {
-    std::uint64_t thread;  // as the kernel numbers them; 0: free
-    bool is_current;
-  };
   Table<ThreadContext> threads_;
   PhysicalMemory physical_;
   AddressSpace addresses_;

@@ -136,6 +136,17 @@ void Queues::destroy_event(EventObject* event) noexcept {
   if (event->waiting == 0) events_.give_back(event);
 }
 
+bool Queues::spoil_captures() noexcept {
+  bool is_any = false;
+  for (std::uint32_t i = 0; i < streams_.used(); ++i) {
+    cuda::StreamObject* stream = streams_.find(i);
+    if (stream == nullptr || stream->capture != cuda::CaptureStatus::active) continue;
+    stream->capture = cuda::CaptureStatus::invalidated;
+    is_any = true;
+  }
+  return is_any;
+}
+
 std::uint32_t Queues::streams() noexcept {
   std::uint32_t count = 0;
   for (std::uint32_t i = 0; i < streams_.used(); ++i) {

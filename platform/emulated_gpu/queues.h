@@ -144,6 +144,8 @@ class Queues {
   void reset() noexcept;
   [[nodiscard]] bool is_in_host_function() noexcept;  // whether the calling thread is
 
+  // Captures under way end as invalid; false: there is none.
+  bool spoil_captures() noexcept;
   [[nodiscard]] std::uint32_t streams() noexcept;  // that somebody created and did not destroy
   [[nodiscard]] std::uint32_t events() const noexcept { return events_.live(); }
   [[nodiscard]] std::uint32_t waiting() const noexcept { return operations_.live(); }

@@ -4,11 +4,29 @@
 namespace glebe::device {
 namespace {
 
-// Errors after which the context answers nothing else: the program's kernels did it, or the hardware.
+// Errors after which the context answers nothing else: the program's kernels did it, or the hardware. (701, a
+// launch that asks for too much, is none: that launch did not happen.)
 constexpr bool is_sticky(cuda::Result answer) noexcept {
-  const int number = static_cast<int>(answer);
-  return (number >= 700 && number <= 702) || (number >= 714 && number <= 719) ||
-         answer == cuda::Result::deinitialized || number == 214 /* uncorrectable memory error */;
+  switch (static_cast<int>(answer)) {
+    case 4:    // the driver is shutting down
+    case 214:  // uncorrectable memory error
+    case 220:  // uncorrectable link error
+    case 226:  // error contained to this process
+    case 700:  // illegal address
+    case 702:  // launch timed out
+    case 709:  // context destroyed
+    case 710:  // device-side assertion
+    case 714:  // stack error of the hardware
+    case 715:  // illegal instruction
+    case 716:  // misaligned address
+    case 717:  // wrong address space
+    case 718:  // invalid program counter
+    case 719:  // launch failed
+    case 721:
+      return true;  // tensor memory leak
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -152,9 +170,11 @@ std::uint64_t Gpu::free_bytes() noexcept {
 CurrentContext::CurrentContext(const Gpu& gpu) noexcept : gpu_(gpu) {
   static_cast<void>(gpu_.driver().ctx_get_current(&before_));
   if (before_ != gpu_.context()) static_cast<void>(gpu_.driver().ctx_set_current(gpu_.context()));
+  static_cast<void>(gpu_.driver().thread_exchange_capture_mode(&mode_));
 }
 
 CurrentContext::~CurrentContext() {
+  static_cast<void>(gpu_.driver().thread_exchange_capture_mode(&mode_));
   if (before_ != gpu_.context()) static_cast<void>(gpu_.driver().ctx_set_current(before_));
 }
 

@@ -108,7 +108,8 @@ class Gpu {
 };
 
 // Makes the context of a GPU current in the calling thread for a scope. Around every call of the driver but
-// those that a comment calls free of a context.
+// those that a comment calls free of a context. Within it the thread's calls do not spoil what the program
+// captures into graphs, in this thread or another one (cuThreadExchangeStreamCaptureMode, relaxed).
 class [[nodiscard]] CurrentContext {
  public:
   explicit CurrentContext(const Gpu& gpu) noexcept;
@@ -119,6 +120,7 @@ class [[nodiscard]] CurrentContext {
  private:
   const Gpu& gpu_;
   cuda::Context before_ = nullptr;
+  cuda::CaptureMode mode_ = cuda::CaptureMode::relaxed;  // the other one than the thread has now
 };
 
 }  // namespace glebe::device
