@@ -23,6 +23,10 @@ struct BlockSource {
   // Gives idle memory back to the device until at most `keep_bytes` are held that no block uses; returns the
   // bytes given back. Thread-safe.
   std::uint64_t (*trim)(void* self, std::uint64_t keep_bytes) = nullptr;
+  // As allocate, but only from memory that the source has and nobody uses: it never asks the device for more
+  // and never waits. out_of_memory: there is none. Thread-safe. nullptr: this source cannot tell.
+  Outcome (*allocate_idle)(void* self, std::uint64_t size_bytes, std::uint64_t align_bytes,
+                           cuda::DevicePointer* address) = nullptr;
 };
 
 }  // namespace glebe::device
