@@ -141,8 +141,8 @@ struct alignas(64) StreamSlot {
   ClosedEpoch closed[kClosedMax] = {};
 
   [[nodiscard]] ClosedEpoch& oldest() noexcept { return closed[first_closed]; }
-  [[nodiscard]] ClosedEpoch& at(std::uint32_t index) noexcept {
-    return closed[(first_closed + index) % kClosedMax];
+  [[nodiscard]] ClosedEpoch& at(std::uint32_t place) noexcept {
+    return closed[(first_closed + place) % kClosedMax];
   }
   void push_closed(const ClosedEpoch& epoch) noexcept { at(closed_count++) = epoch; }
   void pop_closed() noexcept {
