@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -62,6 +63,7 @@ class ArenaSource {
     user_ = user;
   }
 
+  cuda::DevicePointer base() const { return base_; }
   std::size_t blocks() const {
     const std::lock_guard lock(mutex_);
     return blocks_.size();
