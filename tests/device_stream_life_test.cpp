@@ -94,7 +94,7 @@ TEST_CASE("P3 streams that come and go need no more room than those that are the
     // More than there is room for, all in use.
     std::vector<cuda::Stream> streams;
     std::vector<cuda::DevicePointer> blocks;
-    for (int i = 0; i < 4; ++i) {
+    for (unsigned i = 0; i < 4; ++i) {
       streams.push_back(rig.stream());
       const StreamRef ref = ref_of(pool, streams.back());
       REQUIRE(pool.deallocate(get(pool, ref, 512 * (i + 2)), ref).ok());
@@ -223,7 +223,7 @@ TEST_CASE("X6 a lost device ends every call and nothing hangs", "[device]") {
     const cuda::Stream stream = rig.stream(), other = rig.stream();
     const StreamRef ref = ref_of(pool, stream), other_ref = ref_of(pool, other);
     const cuda::DevicePointer live = get(pool, ref, 512);
-    for (int i = 0; i < 100; ++i) {
+    for (unsigned i = 0; i < 100; ++i) {
       const cuda::DevicePointer address = get(pool, other_ref, 1024 * (i % 7 + 1));
       REQUIRE(pool.deallocate(address, i % 2 != 0 ? ref : other_ref).ok());
     }

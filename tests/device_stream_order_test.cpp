@@ -116,7 +116,6 @@ class Program {
     expected_.push_back(read);
   }
   void order(cuda::Stream first, cuda::Stream second) {
-    // An event of its own: the emulated driver takes any later recording for the one that is waited for.
     events_.push_back(rig_.event());
     REQUIRE(rig_.driver.event_record(events_.back(), first) == Result::success);
     REQUIRE(rig_.driver.stream_wait_event(second, events_.back(), 0) == Result::success);

@@ -1,6 +1,5 @@
 // The stream pool, one behaviour at a time: what is reused when, what is refused, what is counted, and what
 // happens to streams and devices that go away.
-#include "src/device/driver_source.h"
 #include "tests/device_stream_rig.h"
 
 namespace device_test {
@@ -323,33 +322,37 @@ TEST_CASE("R11 thirty asynchronous frees in flight need memory for little more t
             });
 }
 
+struct PressedProgram {
+  StreamPool pool;
+  StreamRef ref;
+  cuda::DevicePointer spare = 0;
+  std::uint64_t missing_bytes = 0;
+
+  static bool give_up(void* user, std::uint64_t missing_bytes) {
+    auto& asked = *static_cast<PressedProgram*>(user);
+    asked.missing_bytes = missing_bytes;
+    if (asked.spare == 0) return false;
+    CHECK(asked.pool.deallocate(asked.spare, asked.ref).ok());
+    asked.spare = 0;
+    return true;
+  }
+};
+
 TEST_CASE("X6 P8 a stream pool out of memory waits, asks and then tells where it is", "[device]") {
   on_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu) {
     ArenaSource arena(rig, kArena);
     arena.set_limit(4 * kMiB);
-    struct Program {
-      StreamPool pool;
-      StreamRef ref;
-      cuda::DevicePointer spare = 0;
-      std::uint64_t missing_bytes = 0;
-    } program;
+    PressedProgram program;
     StreamPool& pool = program.pool;
     StreamPoolOptions options = over(arena);
     options.user = &program;
-    options.on_pressure = [](void* user, std::uint64_t missing_bytes) {
-      auto& asked = *static_cast<Program*>(user);
-      asked.missing_bytes = missing_bytes;
-      if (asked.spare == 0) return false;
-      CHECK(asked.pool.deallocate(asked.spare, asked.ref).ok());
-      asked.spare = 0;
-      return true;
-    };
+    options.on_pressure = PressedProgram::give_up;
     REQUIRE(pool.open(gpu, options).ok());
     const cuda::Stream stream = rig.stream(), other = rig.stream();
     const StreamRef ref = ref_of(pool, stream), other_ref = ref_of(pool, other);
     program.ref = ref;
     // Small blocks of two streams with work in them; a large one needs all of that memory.
-    for (int i = 0; i < 12; ++i) {
+    for (unsigned i = 0; i < 12; ++i) {
       const cuda::DevicePointer address = get(pool, i % 2 != 0 ? ref : other_ref, 128 * kKiB + i * 16 * kKiB);
       const cuda::Stream in = i % 2 != 0 ? stream : other;
       REQUIRE(rig.driver.memset_d32_async(address, 1, 1000, in) == Result::success);
