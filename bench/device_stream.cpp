@@ -148,7 +148,7 @@ std::string bytes(std::uint64_t size) {
 void measure(const Bench& bench, const BlockSource& source, const char* name) {
   fmt::print("{:8} {:>8} {:>8}  {:22} {:22} {}\n", "source", "size", "live", "pair", "random", "handle");
   for (const std::uint64_t size : {std::size_t{256}, 4 * kKiB, 64 * kKiB, kMiB, 64 * kMiB}) {
-    for (const std::size_t count : {100, 1'000, 10'000, 100'000}) {
+    for (const std::size_t count : {100u, 1'000u, 10'000u, 100'000u}) {
       Live live(bench, source, size);
       if (!live.fill(count)) continue;
       std::vector<double> pair, random, handle;

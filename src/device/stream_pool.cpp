@@ -116,6 +116,21 @@ Outcome StreamPool::check_request(Request& request) const noexcept {
   return {};
 }
 
+// The block that the stream freed last is the one whose memory its caches know best.
+bool StreamPool::take_newest(const Request& request, StreamSlot& slot,
+                             cuda::DevicePointer* address) noexcept {
+  BlockList& list = slot.lists[request.size_class];
+  const BlockNumber number = list.front;
+  if (number == kNoBlock || slot.is_deferring) return false;
+  Block& block = blocks_[number];
+  const cuda::DevicePointer found = block.address();
+  if (!is_aligned(found, request.align_bytes)) return false;
+  slot.take(blocks_, list, number);
+  slot.hand_out(block, request.size_bytes, BlockOrigin::same_stream);
+  *address = found;
+  return true;
+}
+
 Outcome StreamPool::allocate(std::uint64_t size_bytes, std::uint64_t align_bytes, StreamRef ref,
                              cuda::DevicePointer* address) noexcept {
   Outcome outcome = check_open();
@@ -129,18 +144,7 @@ Outcome StreamPool::allocate(std::uint64_t size_bytes, std::uint64_t align_bytes
     const Lock lock(slot->lock);
     if (slot->generation.load(std::memory_order_relaxed) != ref.generation) return Status::bad_argument;
     ++slot->counts.requests;
-    BlockList& list = slot->lists[request.size_class];
-    const BlockNumber number = list.front;
-    if (number != kNoBlock && !slot->is_deferring) {
-      Block& block = blocks_[number];
-      const cuda::DevicePointer found = block.address();
-      if (is_aligned(found, request.align_bytes)) {
-        slot->take(blocks_, list, number);
-        slot->hand_out(block, size_bytes, BlockOrigin::same_stream);
-        *address = found;
-        return {};
-      }
-    }
+    if (take_newest(request, *slot, address)) return {};
   }
   return allocate_slow(request, ref, address);
 }

@@ -158,6 +158,7 @@ class StreamPool {
   static constexpr std::uint32_t kTimelineStride = 64;  // bytes: a cache line for each slot's word
   static constexpr unsigned kLooksMax = 8;              // blocks of a list that are looked at for alignment
   static constexpr unsigned kBatch = 64;                // blocks that go back to the source at a time
+  static constexpr unsigned kUsersMax = 16;             // streams that are asked for one limbo
   static constexpr unsigned kRoundsMax = 1024;          // of waiting for room
   static constexpr unsigned kCallbacksMax = 16;
 
@@ -179,6 +180,8 @@ class StreamPool {
 
   // stream_pool.cpp: open, close, the quick paths, numbers.
   void abandon(bool are_blocks_free) noexcept;
+  [[nodiscard]] bool take_newest(const Request& request, StreamSlot& slot,
+                                 cuda::DevicePointer* address) noexcept;
   [[nodiscard]] Outcome refuse_free(cuda::DevicePointer address, StreamSlot& slot) noexcept;
   [[nodiscard]] Outcome deallocate_used(BlockNumber number, StreamRef ref) noexcept;
   [[nodiscard]] Outcome give_live_back(BlockNumber number) noexcept;
@@ -197,13 +200,18 @@ class StreamPool {
   [[nodiscard]] Outcome mark_epoch(StreamSlot& slot, std::uint64_t epoch, cuda::Event event) noexcept;
   void poll(StreamSlot& slot) noexcept;
   void pop_reached(StreamSlot& slot, std::uint64_t epoch) noexcept;
+  [[nodiscard]] bool first_event(StreamSlot& slot, std::uint32_t* place) noexcept;
+  [[nodiscard]] bool mark_newest(StreamSlot& slot) noexcept;
   [[nodiscard]] bool wait_for_closed(StreamSlot& slot) noexcept;
   [[nodiscard]] bool wait_for_oldest() noexcept;
   Outcome prove_all() noexcept;
   [[nodiscard]] bool synchronize_slot(StreamSlot& slot) noexcept;
   void end_deferring(StreamSlot& slot) noexcept;
   void give_uses(std::uint32_t first) noexcept;
+  [[nodiscard]] unsigned users_of(StreamSlot& slot, std::uint32_t* users) noexcept;
   void ask_users(StreamSlot& slot) noexcept;
+  [[nodiscard]] bool is_unused(const Block& block) const noexcept;
+  void leave_limbo(StreamSlot& slot, BlockNumber number) noexcept;
   void settle_limbo(StreamSlot& slot) noexcept;
   [[nodiscard]] std::uint64_t* word_of(std::uint32_t slot) const noexcept;
 
@@ -223,6 +231,7 @@ class StreamPool {
   Outcome take_from_source(const Request& request, SourceCall call, BlockNumber* number) noexcept;
   Outcome reclaim(const Request& request, bool may_wait, BlockNumber* number) noexcept;
   std::uint64_t give_back_reached(std::uint64_t keep_bytes, bool may_poll) noexcept;
+  [[nodiscard]] unsigned take_batch(StreamSlot& slot, unsigned size_class, BlockNumber* batch) noexcept;
   std::uint64_t give_back_from(StreamSlot& slot, std::uint64_t bytes_max) noexcept;
   [[nodiscard]] bool give_to_source(BlockNumber number) noexcept;
   void note_failure(const Request& request, StreamSlot& slot, Outcome outcome) noexcept;

@@ -225,28 +225,34 @@ bool StreamPool::give_to_source(BlockNumber number) noexcept {
   return true;
 }
 
+// Takes the oldest blocks of a class that the device is done with; returns how many.
+unsigned StreamPool::take_batch(StreamSlot& slot, unsigned size_class, BlockNumber* batch) noexcept {
+  const Lock lock(slot.lock);
+  BlockList& list = slot.lists[size_class];
+  unsigned count = 0;
+  while (count < kBatch && list.back != kNoBlock && slot.is_reached(blocks_[list.back].epoch)) {
+    batch[count++] = list.back;
+    slot.take(blocks_, list, list.back);
+  }
+  return count;
+}
+
 // At least `bytes_max` of what a stream has and the device is done with, if there is so much.
 std::uint64_t StreamPool::give_back_from(StreamSlot& slot, std::uint64_t bytes_max) noexcept {
   std::uint64_t given_bytes = 0;
-  for (unsigned size_class = kSizeClasses; size_class > 0 && given_bytes < bytes_max;) {
+  for (unsigned size_class = kSizeClasses; size_class > 0;) {
     BlockNumber batch[kBatch];
-    unsigned count = 0;
-    {
-      const Lock lock(slot.lock);
-      BlockList& list = slot.lists[size_class - 1];
-      while (count < kBatch && list.back != kNoBlock && slot.is_reached(blocks_[list.back].epoch)) {
-        batch[count++] = list.back;
-        slot.take(blocks_, list, list.back);
-      }
+    const unsigned count = take_batch(slot, size_class - 1, batch);
+    unsigned given = 0;
+    while (given < count && given_bytes < bytes_max) {
+      const std::uint64_t size_bytes = blocks_[batch[given]].size_bytes;
+      if (!give_to_source(batch[given])) break;
+      given_bytes += size_bytes;
+      ++given;
     }
-    for (unsigned i = 0; i < count; ++i) {
-      const std::uint64_t size_bytes = blocks_[batch[i]].size_bytes;
-      if (given_bytes < bytes_max && give_to_source(batch[i])) {
-        given_bytes += size_bytes;
-        continue;
-      }
+    if (given < count) {
       const Lock lock(slot.lock);
-      for (; i < count; ++i) slot.put_last(blocks_, batch[i]);
+      for (; given < count; ++given) slot.put_last(blocks_, batch[given]);
       return given_bytes;
     }
     if (count < kBatch) --size_class;

@@ -359,30 +359,37 @@ void StreamPool::poll(StreamSlot& slot) noexcept {
 
 // --- Waiting on the host. `slow` of the slot is held where one is given ---
 
+// Where the first closed epoch stands that has an event. A word cannot be waited for, as the device may have
+// an error; an event behind it can. False: there is none and none can be recorded.
+bool StreamPool::first_event(StreamSlot& slot, std::uint32_t* place) noexcept {
+  for (*place = 0; *place < slot.closed_count; ++*place) {
+    if (slot.at(*place).event != nullptr) return true;
+  }
+  if (slot.closed_count < StreamSlot::kClosedMax) return close_epoch(slot, true).ok();
+  --*place;
+  return mark_newest(slot);
+}
+
+// There is no room for one more closed epoch: an event takes the place of the word of the newest one.
+bool StreamPool::mark_newest(StreamSlot& slot) noexcept {
+  cuda::Event event = nullptr;
+  if (reach(slot) != Reach::ready || !events_.take(&event).ok()) return false;
+  ClosedEpoch& newest = slot.at(slot.closed_count - 1);
+  if (mark_epoch(slot, newest.number, event).ok()) {
+    newest.event = event;
+    return true;
+  }
+  events_.give(event);
+  return false;
+}
+
 // Until the device has reached the oldest closed epoch. False: that cannot be found out.
 bool StreamPool::wait_for_closed(StreamSlot& slot) noexcept {
   poll(slot);
   if (slot.closed_count == 0) return true;
-  if (captures_.load(std::memory_order_relaxed) != 0) return false;
-  // A word cannot be waited for, as the device may have an error. An event behind it can.
-  std::uint32_t index = 0;
-  while (index < slot.closed_count && slot.at(index).event == nullptr) ++index;
-  if (index == slot.closed_count) {
-    if (slot.closed_count == StreamSlot::kClosedMax) {
-      // Without room for one more epoch: the newest one is marked again, now by an event.
-      cuda::Event event = nullptr;
-      if (reach(slot) != Reach::ready || !events_.take(&event).ok()) return false;
-      if (!mark_epoch(slot, 0, event).ok()) {
-        events_.give(event);
-        return false;
-      }
-      slot.at(slot.closed_count - 1).event = event;
-      index = slot.closed_count - 1;
-    } else if (!close_epoch(slot, true).ok()) {
-      return false;
-    }
-  }
-  const ClosedEpoch& closed = slot.at(index);
+  std::uint32_t place = 0;
+  if (captures_.load(std::memory_order_relaxed) != 0 || !first_event(slot, &place)) return false;
+  const ClosedEpoch closed = slot.at(place);
   host_waits_.fetch_add(1, std::memory_order_relaxed);
   if (!gpu_->check(gpu_->driver().event_synchronize(closed.event)).ok()) return false;
   pop_reached(slot, closed.number);
@@ -477,23 +484,26 @@ void StreamPool::give_uses(std::uint32_t first) noexcept {
   uses_.give(first);
 }
 
-// Asks the streams that keep blocks in the limbo of this one how far they are. No lock is held.
-void StreamPool::ask_users(StreamSlot& slot) noexcept {
-  constexpr unsigned kUsersMax = 16;
-  std::uint32_t users[kUsersMax];
+// The streams that keep blocks in the limbo of this one: at most kUsersMax, some of them perhaps twice.
+unsigned StreamPool::users_of(StreamSlot& slot, std::uint32_t* users) noexcept {
   unsigned count = 0;
-  {
-    const Lock lock(slot.lock);
-    for (BlockNumber at = slot.limbo.back; at != kNoBlock && count < kUsersMax; at = blocks_[at].previous) {
-      const std::uint32_t first = blocks_[at].uses.load(std::memory_order_relaxed);
-      for (std::uint32_t use = first; use != kNoUse && count < kUsersMax; use = uses_[use].next) {
-        const bool is_known = count > 0 && users[count - 1] == uses_[use].slot;
-        if (!is_known && !slots()[uses_[use].slot].is_reached(uses_[use].epoch)) {
-          users[count++] = uses_[use].slot;
-        }
-      }
+  const Lock lock(slot.lock);
+  for (BlockNumber at = slot.limbo.back; at != kNoBlock; at = blocks_[at].previous) {
+    std::uint32_t use = blocks_[at].uses.load(std::memory_order_relaxed);
+    for (; use != kNoUse; use = uses_[use].next) {
+      if (count > 0 && users[count - 1] == uses_[use].slot) continue;
+      if (slots()[uses_[use].slot].is_reached(uses_[use].epoch)) continue;
+      users[count++] = uses_[use].slot;
+      if (count == kUsersMax) return count;
     }
   }
+  return count;
+}
+
+// Finds out how far those streams are. No lock is held.
+void StreamPool::ask_users(StreamSlot& slot) noexcept {
+  std::uint32_t users[kUsersMax];
+  const unsigned count = users_of(slot, users);
   for (unsigned i = 0; i < count; ++i) {
     StreamSlot& user = slots()[users[i]];
     if (!user.slow.try_lock()) continue;
@@ -504,30 +514,32 @@ void StreamPool::ask_users(StreamSlot& slot) noexcept {
   }
 }
 
-// Blocks whose other users are done are free as if they were freed now, or for everybody.
+bool StreamPool::is_unused(const Block& block) const noexcept {
+  std::uint32_t at = block.uses.load(std::memory_order_relaxed);
+  while (at != kNoUse && slots()[uses_[at].slot].is_reached(uses_[at].epoch)) at = uses_[at].next;
+  return at == kNoUse;
+}
+
+// Free as if it were freed now, or for everybody. Under the lock.
+void StreamPool::leave_limbo(StreamSlot& slot, BlockNumber number) noexcept {
+  Block& block = blocks_[number];
+  give_uses(block.uses.exchange(kNoUse, std::memory_order_relaxed));
+  const bool is_reached = slot.is_reached(block.epoch);
+  slot.take(blocks_, slot.limbo, number);
+  if (is_reached) {
+    slot.put_last(blocks_, number);
+  } else {
+    slot.put(blocks_, slot.is_deferring ? slot.deferred : slot.lists[block.size_class], number);
+  }
+}
+
+// Blocks whose other users are done leave the limbo.
 void StreamPool::settle_limbo(StreamSlot& slot) noexcept {
   const Lock lock(slot.lock);
   BlockNumber number = slot.limbo.front;
   while (number != kNoBlock) {
-    Block& block = blocks_[number];
-    const BlockNumber next = block.next;
-    const std::uint32_t first = block.uses.load(std::memory_order_relaxed);
-    bool is_done = true;
-    for (std::uint32_t at = first; at != kNoUse && is_done; at = uses_[at].next) {
-      is_done = slots()[uses_[at].slot].is_reached(uses_[at].epoch);
-    }
-    if (is_done) {
-      block.uses.store(kNoUse, std::memory_order_relaxed);
-      give_uses(first);
-      const std::uint64_t epoch = block.epoch;
-      slot.take(blocks_, slot.limbo, number);
-      if (slot.is_reached(epoch)) {
-        slot.put_last(blocks_, number);
-      } else {
-        BlockList& list = slot.is_deferring ? slot.deferred : slot.lists[block.size_class];
-        slot.put(blocks_, list, number);
-      }
-    }
+    const BlockNumber next = blocks_[number].next;
+    if (is_unused(blocks_[number])) leave_limbo(slot, number);
     number = next;
   }
 }
