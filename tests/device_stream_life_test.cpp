@@ -76,8 +76,6 @@ TEST_CASE("P3 streams that come and go need no more room than those that are the
         cuda::DevicePointer address = 0;
         REQUIRE(pool.allocate(512, 0, stream, &address).ok());
         REQUIRE(pool.deallocate(address, stream).ok());
-        // So that the last epoch is closed while the stream is there.
-        if (!is_forgotten) REQUIRE(pool.synchronize().ok());
       }
       for (const cuda::Stream stream : streams) {
         if (is_forgotten) {
@@ -145,6 +143,64 @@ TEST_CASE("X3 the default stream is one, and each thread has its own", "[device]
   });
 }
 
+TEST_CASE("P3 threads that end leave room for the streams of others", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
+    ArenaSource arena(rig, kArena);
+    StreamPoolOptions options = over(arena);
+    options.streams_max = 3;
+    StreamPool pool;
+    REQUIRE(pool.open(gpu, options).ok());
+    const auto of_thread = reinterpret_cast<cuda::Stream>(cuda::kStreamPerThread);
+    const StreamRef legacy = ref_of(pool, nullptr);
+    const cuda::DevicePointer kept = get(pool, legacy, 512);
+    std::atomic<unsigned> errors{0};
+    for (int i = 0; i < 20; ++i) {
+      std::thread([&] {
+        errors += rig.driver.ctx_set_current(rig.context) == Result::success ? 0u : 1u;
+        cuda::DevicePointer address = 0;
+        errors += pool.allocate(512, 0, of_thread, &address).ok() ? 0u : 1u;
+        errors += pool.deallocate(address, of_thread).ok() ? 0u : 1u;
+        errors += rig.driver.ctx_set_current(nullptr) == Result::success ? 0u : 1u;
+      }).join();
+    }
+    CHECK(errors.load() == 0);
+    CHECK(pool.stats().streams <= 3);
+    REQUIRE(pool.deallocate(kept, legacy).ok());
+    CHECK(get(pool, legacy, 512) == kept);
+    CHECK(is_balanced(pool));
+    REQUIRE(pool.close().ok());
+  });
+}
+
+TEST_CASE("X4 what a forgotten stream freed is found when it is done, whoever else used it", "[device]") {
+  on_gpu(gpu_test::small(GpuSchedule::threaded), [](Rig& rig, Gpu& gpu) {
+    ArenaSource arena(rig, kArena);
+    StreamPoolOptions options = over(arena);
+    options.reuse_with_wait = false;
+    StreamPool pool;
+    REQUIRE(pool.open(gpu, options).ok());
+    const cuda::Stream slow = rig.stream(), user = rig.stream(), asks = rig.stream();
+    const StreamRef slow_ref = ref_of(pool, slow), ref = ref_of(pool, asks);
+    const cuda::DevicePointer address = get(pool, slow_ref, 512);
+    Gate gate(rig, slow);
+    REQUIRE(pool.record_use(address, user).ok());
+    REQUIRE(pool.deallocate(address, slow_ref).ok());
+    REQUIRE(pool.forget_stream(slow_ref).ok());
+    // The user is done, the stream is not: the block leaves the limbo, and waits.
+    REQUIRE(rig.driver.stream_synchronize(user) == Result::success);
+    CHECK(get(pool, ref, 512) != address);
+    CHECK(get(pool, ref, 512) != address);
+    gate.open();
+    REQUIRE(rig.driver.stream_synchronize(slow) == Result::success);
+    CHECK(get(pool, ref, 512) == address);
+    CHECK(pool.stats().device_waits == 0);
+    REQUIRE(pool.close().ok());
+    for (const cuda::Stream each : {slow, user, asks}) {
+      REQUIRE(rig.driver.stream_destroy(each) == Result::success);
+    }
+  });
+}
+
 TEST_CASE("X4 a capture is not disturbed, and what is freed in it waits for its end", "[device]") {
   const bool use_timeline = GENERATE(true, false);
   on_failing_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
@@ -191,6 +247,11 @@ TEST_CASE("X4 a capture is not disturbed, and what is freed in it waits for its 
     CHECK(get(pool, other_ref, 512) != freed);
     CHECK(failing.calls(Call::event_record) == records);
     CHECK(failing.calls(Call::stream_write_value64) == writes);
+    CHECK(pool.synchronize().status == Status::not_ready);
+    CHECK(pool.allocate(kArena, 0, other_ref, &large).status == Status::out_of_memory);
+    CHECK(pool.close().status == Status::not_ready);
+    CHECK(failing.calls(Call::ctx_synchronize) == 0);
+    CHECK(failing.calls(Call::event_synchronize) == 0);
     rig.emulated->set_capture_status(captured, cuda::CaptureStatus::none);
     REQUIRE(pool.close().ok());
     for (const cuda::Stream each : {captured, other}) {

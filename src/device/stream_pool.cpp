@@ -51,6 +51,7 @@ Outcome StreamPool::close() noexcept {
   Outcome outcome;
   const CurrentContext current(*gpu_);
   if (!gpu_->is_lost()) {
+    if (is_any_captured()) return Status::not_ready;
     outcome = gpu_->check(gpu_->driver().ctx_synchronize());
     if (!outcome.ok() && !gpu_->is_lost()) return outcome;
   }
@@ -95,6 +96,23 @@ void StreamPool::abandon(bool are_blocks_free) noexcept {
   held_blocks_ = held_bytes_ = peak_held_bytes_ = 0;
   failure_ = {};
   gpu_ = nullptr;
+}
+
+// A ref of a thread's own stream may go stale between two calls.
+template <class Work>
+Outcome StreamPool::with_stream(cuda::Stream stream, const Work& work) noexcept {
+  constexpr unsigned kTriesMax = 4;
+  Outcome outcome;
+  for (unsigned attempt = 0; attempt < kTriesMax; ++attempt) {
+    StreamRef ref;
+    outcome = find_stream(stream, &ref);
+    if (!outcome.ok()) return outcome;
+    outcome = work(ref);
+    const StreamSlot* slot = slot_of(ref);
+    if (outcome.status != Status::bad_argument || slot == nullptr) return outcome;
+    if (slot->generation.load(std::memory_order_relaxed) == ref.generation) return outcome;
+  }
+  return outcome;
 }
 
 Outcome StreamPool::check_open() const noexcept {
@@ -151,9 +169,7 @@ Outcome StreamPool::allocate(std::uint64_t size_bytes, std::uint64_t align_bytes
 
 Outcome StreamPool::allocate(std::uint64_t size_bytes, std::uint64_t align_bytes, cuda::Stream stream,
                              cuda::DevicePointer* address) noexcept {
-  StreamRef ref;
-  const Outcome outcome = find_stream(stream, &ref);
-  return outcome.ok() ? allocate(size_bytes, align_bytes, ref, address) : outcome;
+  return with_stream(stream, [&](StreamRef ref) { return allocate(size_bytes, align_bytes, ref, address); });
 }
 
 Outcome StreamPool::deallocate(cuda::DevicePointer address, StreamRef ref) noexcept {
@@ -176,6 +192,7 @@ Outcome StreamPool::deallocate(cuda::DevicePointer address, StreamRef ref) noexc
   bool is_full;
   {
     const Lock lock(slot->lock);
+    if (slot->generation.load(std::memory_order_relaxed) != ref.generation) return keep_live(block);
     // The block before counts, not this one: a stream that takes back what it frees never closes an epoch.
     is_full = slot->open_frees >= kEpochFrees || slot->open_bytes >= kEpochBytes;
     BlockList& list = slot->is_deferring ? slot->deferred : slot->lists[block.size_class];
@@ -195,9 +212,7 @@ Outcome StreamPool::deallocate(cuda::DevicePointer address, StreamRef ref) noexc
 }
 
 Outcome StreamPool::deallocate(cuda::DevicePointer address, cuda::Stream stream) noexcept {
-  StreamRef ref;
-  const Outcome outcome = find_stream(stream, &ref);
-  return outcome.ok() ? deallocate(address, ref) : outcome;
+  return with_stream(stream, [&](StreamRef ref) { return deallocate(address, ref); });
 }
 
 Outcome StreamPool::refuse_free(cuda::DevicePointer address, StreamSlot& slot) noexcept {
@@ -206,6 +221,12 @@ Outcome StreamPool::refuse_free(cuda::DevicePointer address, StreamSlot& slot) n
   const Lock lock(slot.lock);
   ++slot.counts.refused_frees;
   return is_ours ? Status::double_free : Status::not_owned;
+}
+
+// The stream was forgotten meanwhile.
+Outcome StreamPool::keep_live(Block& block) noexcept {
+  block.word.store(block_word(block.address(), BlockState::live), std::memory_order_release);
+  return Status::bad_argument;
 }
 
 // The block waits in the limbo of the stream that freed it until the others have reached their open epochs.
@@ -231,6 +252,7 @@ Outcome StreamPool::deallocate_used(BlockNumber number, StreamRef ref) noexcept 
   }
   StreamSlot& slot = slots()[ref.slot];
   const Lock lock(slot.lock);
+  if (slot.generation.load(std::memory_order_relaxed) != ref.generation) return keep_live(block);
   ++slot.counts.frees;
   --slot.counts.live_blocks;
   slot.counts.live_bytes -= block.size_bytes;
@@ -281,9 +303,7 @@ Outcome StreamPool::record_use(cuda::DevicePointer address, StreamRef ref) noexc
 }
 
 Outcome StreamPool::record_use(cuda::DevicePointer address, cuda::Stream stream) noexcept {
-  StreamRef ref;
-  const Outcome outcome = find_stream(stream, &ref);
-  return outcome.ok() ? record_use(address, ref) : outcome;
+  return with_stream(stream, [&](StreamRef ref) { return record_use(address, ref); });
 }
 
 StreamPoolStats StreamPool::stats() noexcept {

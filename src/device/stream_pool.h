@@ -16,10 +16,12 @@
 //
 // Streams are told apart by their ids (cuStreamGetId), because the handle of a destroyed stream is used again
 // for another one. A StreamRef names a stream without asking the driver; the functions that take a handle ask
-// for its id each time. Before the pool uses a handle that it remembered, it asks for the id again: a stream
-// that is gone is found that way if the driver refuses its handle or knows it as another one's. So a program
-// should call forget_stream() before it destroys a stream. Without that its last blocks are free for others
-// only after a wait for the whole device, which the pool does when it has nothing else left.
+// for its id each time. A program calls forget_stream() before it destroys a stream, because the pool uses
+// handles that it remembered. It asks for the id again before, and so finds a stream that is gone as far as
+// the driver refuses its handle or knows it as another one's; but the driver does not promise to survive a
+// handle of a destroyed stream. The last blocks of a stream that nobody forgot, and those of another thread's
+// own stream (cuStreamPerThread), are free for others only after a wait for the whole device, which the pool
+// does when it has nothing else left.
 //
 // Thread-safe, but open() and close(). A stream's own lock is all that the quick paths take.
 #pragma once
@@ -51,7 +53,8 @@ struct StreamPoolOptions {
   void* user = nullptr;
 };
 
-// A stream of the program. Valid until the stream is forgotten.
+// A stream of the program. Valid until the stream is forgotten. That of a thread's own stream may go stale
+// sooner, when it has nothing in the pool and there is no room for another stream.
 struct StreamRef {
   std::uint32_t slot = 0, generation = 0;
 };
@@ -96,8 +99,9 @@ class StreamPool {
   // `gpu` outlives the pool. bad_argument, no_host_memory, out_of_memory (pinned memory of the timeline).
   Outcome open(Gpu& gpu, const StreamPoolOptions& options) noexcept;
   // Waits until the device has done all that was queued in its context, then gives every block back to the
-  // source, also those that the program did not free. Otherwise (a stream is being captured, say) nothing has
-  // changed. A device that is lost is not waited for. May be called twice.
+  // source, also those that the program did not free; the answer is the first refusal of the source, which
+  // then keeps the block. Where it cannot wait (not_ready: a stream is being captured) nothing has changed. A
+  // device that is lost is not waited for. May be called twice.
   Outcome close() noexcept;
   [[nodiscard]] bool is_open() const noexcept { return gpu_ != nullptr; }
 
@@ -182,6 +186,9 @@ class StreamPool {
   void abandon(bool are_blocks_free) noexcept;
   [[nodiscard]] bool take_newest(const Request& request, StreamSlot& slot,
                                  cuda::DevicePointer* address) noexcept;
+  template <class Work>
+  Outcome with_stream(cuda::Stream stream, const Work& work) noexcept;
+  [[nodiscard]] Outcome keep_live(Block& block) noexcept;
   [[nodiscard]] Outcome refuse_free(cuda::DevicePointer address, StreamSlot& slot) noexcept;
   [[nodiscard]] Outcome deallocate_used(BlockNumber number, StreamRef ref) noexcept;
   [[nodiscard]] Outcome give_live_back(BlockNumber number) noexcept;
@@ -191,7 +198,9 @@ class StreamPool {
   [[nodiscard]] bool find_slot(std::uint64_t id, StreamRef* ref) const noexcept;
   [[nodiscard]] Outcome new_slot(cuda::Stream stream, std::uint64_t id, StreamRef* ref) noexcept;
   [[nodiscard]] StreamSlot* unused_slot() noexcept;
+  [[nodiscard]] bool may_be_left(StreamSlot& slot) noexcept;
   void enter(std::uint64_t id, std::uint32_t slot) noexcept;
+  [[nodiscard]] bool retire(StreamSlot& slot) noexcept;
   void erase(StreamSlot& slot) noexcept;
   void rebuild_entries() noexcept;
   [[nodiscard]] Reach reach(StreamSlot& slot) noexcept;
@@ -203,6 +212,7 @@ class StreamPool {
   [[nodiscard]] bool first_event(StreamSlot& slot, std::uint32_t* place) noexcept;
   [[nodiscard]] bool mark_newest(StreamSlot& slot) noexcept;
   [[nodiscard]] bool wait_for_closed(StreamSlot& slot) noexcept;
+  [[nodiscard]] bool is_any_captured() noexcept;
   [[nodiscard]] bool wait_for_oldest() noexcept;
   Outcome prove_all() noexcept;
   [[nodiscard]] bool synchronize_slot(StreamSlot& slot) noexcept;

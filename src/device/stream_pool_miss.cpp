@@ -21,18 +21,29 @@ Outcome StreamPool::allocate_slow(const Request& request, StreamRef ref,
                                   cuda::DevicePointer* address) noexcept {
   StreamSlot& slot = slots()[ref.slot];
   const CurrentContext current(*gpu_);
+  {
+    // Nobody takes the slot over meanwhile.
+    const Lock lock(slot.lock);
+    if (slot.generation.load(std::memory_order_relaxed) != ref.generation) {
+      --slot.counts.requests;
+      return Status::bad_argument;
+    }
+    slot.uses.fetch_add(1, std::memory_order_relaxed);
+  }
   BlockOrigin origin = BlockOrigin::same_stream;
   Outcome outcome;
   const BlockNumber number = look_everywhere(request, slot, &origin, &outcome);
   if (number == kNoBlock) {
     if (gpu_->is_lost()) outcome = Status::device_lost;
     note_failure(request, slot, outcome);
+    slot.uses.fetch_sub(1, std::memory_order_relaxed);
     return outcome;
   }
   Block& block = blocks_[number];
   *address = block.address();
   const Lock lock(slot.lock);
   slot.hand_out(block, request.size_bytes, origin);
+  slot.uses.fetch_sub(1, std::memory_order_relaxed);
   return {};
 }
 
@@ -133,7 +144,7 @@ BlockNumber StreamPool::find_waiting(const Request& request, const StreamSlot& s
   for (std::uint32_t i = 1; i < count; ++i) {
     StreamSlot& from = slots()[(slot.index + i) % count];
     if (!from.slow.try_lock()) continue;
-    const BlockNumber number = take_with_wait(request, from, slot.handle);
+    const BlockNumber number = take_with_wait(request, from, slot.handle.load(std::memory_order_relaxed));
     from.slow.unlock();
     if (number != kNoBlock) return number;
   }

@@ -70,6 +70,17 @@ void StreamSlot::take(const BlockTable& blocks, BlockList& list, BlockNumber num
   idle_bytes -= block.size_bytes;
 }
 
+// Where its epoch belongs, as far as one look tells: a list is searched from its back, up to the first block
+// that is not reached.
+void StreamSlot::move(const BlockTable& blocks, BlockList& from, BlockList& to, BlockNumber number) noexcept {
+  from.remove(blocks, number);
+  if (to.back != kNoBlock && blocks[number].epoch <= blocks[to.back].epoch) {
+    to.push_back(blocks, number);
+  } else {
+    to.push_front(blocks, number);
+  }
+}
+
 void StreamSlot::hand_out(Block& block, std::uint64_t wanted, BlockOrigin origin) noexcept {
   block.wanted_bytes = wanted;
   ++counts.origins[static_cast<unsigned>(origin)];

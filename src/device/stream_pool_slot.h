@@ -124,15 +124,15 @@ struct alignas(64) StreamSlot {
   BlockList limbo;     // freed here, while other streams use them too
   BlockList lists[kSizeClasses];
 
-  std::atomic<std::uint32_t> uses{0};  // entries of the table of uses that name this slot
+  std::atomic<std::uint32_t> uses{0};  // that name this slot, and calls that need it: nobody takes it over
 
   // --- Of the slow path: `slow` guards it, which is taken before `lock` and held during calls of the driver
   os::Mutex slow;
   std::uint32_t index = 0;  // of this slot
-  StreamKind kind = StreamKind::ordinary;
+  std::atomic<StreamKind> kind{StreamKind::ordinary};
   // Forgotten, or destroyed by the program: its handle is not used any more.
   std::atomic<bool> is_gone{false};
-  cuda::Stream handle = nullptr;
+  std::atomic<cuda::Stream> handle{nullptr};
   std::atomic<std::uint64_t> id{0};  // of cuStreamGetId; written under the lock of the table of streams
   // What the wait for the whole device that is under way will prove, and what was open before it.
   std::uint64_t proof_epoch = 0, proof_frees = 0, proof_bytes = 0;
@@ -160,6 +160,8 @@ struct alignas(64) StreamSlot {
   void take(const BlockTable& blocks, BlockList& list, BlockNumber number) noexcept;
   // An idle block whose epoch stays, as nothing that has not been reached is older.
   void put_last(const BlockTable& blocks, BlockNumber number) noexcept;
+  // From one list of this slot to another one, with its epoch.
+  void move(const BlockTable& blocks, BlockList& from, BlockList& to, BlockNumber number) noexcept;
   // The block becomes the program's.
   void hand_out(Block& block, std::uint64_t wanted, BlockOrigin origin) noexcept;
 };

@@ -39,6 +39,8 @@ Outcome StreamPool::find_stream(cuda::Stream stream, StreamRef* ref) noexcept {
   if (find_slot(id, ref)) return {};
   const CurrentContext current(*gpu_);
   outcome = new_slot(stream, id, ref);
+  // The last epochs of streams that are gone hold their slots: the whole device tells that they are done.
+  if (outcome.status == Status::no_host_memory && prove_all().ok()) outcome = new_slot(stream, id, ref);
   if (outcome.ok() && kind == StreamKind::legacy) {
     legacy_slot_.store(ref->slot + 1, std::memory_order_release);
   }
@@ -87,18 +89,25 @@ void StreamPool::enter(std::uint64_t id, std::uint32_t slot) noexcept {
   }
 }
 
-// The slot cannot be found any more, and refs to it are stale.
+// Makes refs to a slot stale if nothing needs it any more.
+bool StreamPool::retire(StreamSlot& slot) noexcept {
+  const Lock lock(slot.lock);
+  if (slot.idle_blocks != 0 || slot.open_frees != 0 || slot.is_used_open || slot.is_deferring ||
+      slot.uses.load(std::memory_order_relaxed) != 0) {
+    return false;
+  }
+  slot.generation.store(slot.generation.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  return true;
+}
+
+// The slot cannot be found any more.
 void StreamPool::erase(StreamSlot& slot) noexcept {
-  slot.id.store(kNoId, std::memory_order_release);
+  if (slot.id.exchange(kNoId, std::memory_order_acq_rel) == kNoId) return;
   for (std::uint32_t i = 0; i < entry_count_; ++i) {
     if (entries()[i].load(std::memory_order_relaxed) != slot.index + 1) continue;
     entries()[i].store(kErased, std::memory_order_release);
     ++erased_;
     break;
-  }
-  {
-    const Lock lock(slot.lock);
-    slot.generation.store(slot.generation.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }
   known_streams_.fetch_sub(1, std::memory_order_relaxed);
   if (erased_ > entry_count_ / 4) rebuild_entries();
@@ -120,8 +129,8 @@ Outcome StreamPool::new_slot(cuda::Stream stream, std::uint64_t id, StreamRef* r
   if (slot == nullptr) return gpu_->is_lost() ? Status::device_lost : Status::no_host_memory;
   {
     const Lock slow(slot->slow);
-    slot->kind = kind_of(stream);
-    slot->handle = stream;
+    slot->kind.store(kind_of(stream), std::memory_order_relaxed);
+    slot->handle.store(stream, std::memory_order_relaxed);
     slot->is_gone.store(false, std::memory_order_relaxed);
   }
   if (slot->generation.load(std::memory_order_relaxed) == 0) {
@@ -134,6 +143,14 @@ Outcome StreamPool::new_slot(cuda::Stream stream, std::uint64_t id, StreamRef* r
   return {};
 }
 
+// Streams that nobody said were destroyed, and those of other threads, which may have ended: looked for only
+// when there is no other way.
+bool StreamPool::may_be_left(StreamSlot& slot) noexcept {
+  const Reach found = reach(slot);
+  const bool is_of_thread = slot.kind.load(std::memory_order_relaxed) == StreamKind::per_thread;
+  return found == Reach::gone || (found == Reach::unknown && is_of_thread);
+}
+
 // A new one, or that of a stream that is gone and whose blocks the device is done with.
 StreamSlot* StreamPool::unused_slot() noexcept {
   const std::uint32_t count = slot_count();
@@ -142,18 +159,12 @@ StreamSlot* StreamPool::unused_slot() noexcept {
   for (std::uint32_t i = 0; i < count; ++i) {
     StreamSlot& slot = slots()[i];
     const Lock slow(slot.slow);
-    // Streams that nobody said were destroyed are looked for only when there is no other way.
-    if (!slot.is_gone.load(std::memory_order_relaxed) && (can_grow || reach(slot) != Reach::gone)) continue;
+    if (!slot.is_gone.load(std::memory_order_relaxed) && (can_grow || !may_be_left(slot))) continue;
     poll(slot);
     settle_limbo(slot);
     give_back_from(slot, UINT64_MAX);
-    if (slot.closed_count != 0 || has_open(slot) || slot.uses.load(std::memory_order_relaxed) != 0) continue;
-    const bool is_erased = slot.id.load(std::memory_order_relaxed) == kNoId;
-    {
-      const Lock lock(slot.lock);
-      if (slot.idle_blocks != 0) continue;
-    }
-    if (!is_erased) erase(slot);
+    if (slot.closed_count != 0 || !retire(slot)) continue;
+    erase(slot);
     return &slot;
   }
   if (!can_grow) return nullptr;
@@ -167,7 +178,8 @@ Outcome StreamPool::forget_stream(StreamRef ref) noexcept {
   Outcome outcome = check_open();
   if (!outcome.ok()) return outcome;
   StreamSlot* slot = slot_of(ref);
-  if (slot == nullptr || slot->kind == StreamKind::legacy) return Status::bad_argument;
+  if (slot == nullptr || slot->kind.load(std::memory_order_relaxed) == StreamKind::legacy)
+    return Status::bad_argument;
   const CurrentContext current(*gpu_);
   const Lock streams(streams_mutex_);
   const Lock slow(slot->slow);
@@ -181,6 +193,7 @@ Outcome StreamPool::forget_stream(StreamRef ref) noexcept {
     const Lock lock(slot->lock);
     slot->last_epoch = slot->open_epoch.load(std::memory_order_relaxed) - (outcome.ok() ? 1 : 0);
     slot->is_used_open |= !outcome.ok();
+    slot->generation.store(ref.generation + 1, std::memory_order_release);
   }
   erase(*slot);
   if (outcome.ok() || outcome.status == Status::device_lost) return outcome;
@@ -242,15 +255,17 @@ void StreamPool::end_deferring(StreamSlot& slot) noexcept {
 
 // --- Epochs. `slow` is held and the context is current ---
 
-// The handle that is remembered may be another stream's by now: its id tells. It may also be the stream of
-// another thread, which only that thread can name.
+// Also without `slow`. The handle that is remembered may be another stream's by now: its id tells. It may
+// also be the stream of another thread, which only that thread can name.
 StreamPool::Reach StreamPool::reach(StreamSlot& slot) noexcept {
   if (slot.is_gone.load(std::memory_order_relaxed)) return Reach::gone;
-  if (slot.kind != StreamKind::legacy) {
+  const StreamKind kind = slot.kind.load(std::memory_order_relaxed);
+  const cuda::Stream handle = slot.handle.load(std::memory_order_relaxed);
+  if (kind != StreamKind::legacy) {
     unsigned long long id = 0;
-    const cuda::Result answer = gpu_->driver().stream_get_id(slot.handle, &id);
+    const cuda::Result answer = gpu_->driver().stream_get_id(handle, &id);
     const bool is_other = answer == cuda::Result::success && id != slot.id.load(std::memory_order_relaxed);
-    if (slot.kind == StreamKind::per_thread && (is_other || answer != cuda::Result::success)) {
+    if (kind == StreamKind::per_thread && (is_other || answer != cuda::Result::success)) {
       return Reach::unknown;
     }
     if (is_other || answer == cuda::Result::invalid_handle) {
@@ -260,7 +275,7 @@ StreamPool::Reach StreamPool::reach(StreamSlot& slot) noexcept {
     if (!gpu_->check(answer).ok()) return Reach::unknown;
   }
   auto status = cuda::CaptureStatus::none;
-  const cuda::Result answer = gpu_->driver().stream_is_capturing(slot.handle, &status);
+  const cuda::Result answer = gpu_->driver().stream_is_capturing(handle, &status);
   // The default stream refuses the question while another one that it joins is captured.
   if (!gpu_->check(answer).ok()) return Reach::capturing;
   return status == cuda::CaptureStatus::none ? Reach::ready : Reach::capturing;
@@ -278,12 +293,14 @@ bool StreamPool::has_open(StreamSlot& slot) noexcept {
 
 Outcome StreamPool::mark_epoch(StreamSlot& slot, std::uint64_t epoch, cuda::Event event) noexcept {
   if (event != nullptr) {
-    const Outcome outcome = gpu_->check(gpu_->driver().event_record(event, slot.handle));
+    const Outcome outcome =
+        gpu_->check(gpu_->driver().event_record(event, slot.handle.load(std::memory_order_relaxed)));
     if (outcome.ok()) events_recorded_.fetch_add(1, std::memory_order_relaxed);
     return outcome;
   }
   const auto word = static_cast<cuda::DevicePointer>(reinterpret_cast<std::uintptr_t>(word_of(slot.index)));
-  return gpu_->check(gpu_->driver().stream_write_value64(slot.handle, word, epoch, cuda::kWriteValueDefault));
+  return gpu_->check(gpu_->driver().stream_write_value64(slot.handle.load(std::memory_order_relaxed), word,
+                                                         epoch, cuda::kWriteValueDefault));
 }
 
 // Opens the next epoch first and marks the stream then, so that what is freed meanwhile counts to the next
@@ -323,6 +340,8 @@ Outcome StreamPool::close_epoch(StreamSlot& slot, bool must_be_event) noexcept {
   }
   if (event != nullptr) events_.give(event);
   const Lock lock(slot.lock);
+  // As before, unless something counts to the next epoch already; then this one goes with it.
+  if (slot.open_frees == 0 && !slot.is_used_open) slot.open_epoch.store(epoch, std::memory_order_relaxed);
   slot.open_frees += frees;
   slot.open_bytes += bytes;
   slot.is_used_open |= was_used;
@@ -355,6 +374,16 @@ void StreamPool::poll(StreamSlot& slot) noexcept {
     if (!is_done) return;
     pop_reached(slot, oldest.number);
   }
+}
+
+// Waiting on the host may spoil a capture, so the streams are asked before, in case nobody announced one.
+// Streams that the pool does not know are not.
+bool StreamPool::is_any_captured() noexcept {
+  if (captures_.load(std::memory_order_relaxed) != 0) return true;
+  for (std::uint32_t i = 0; i < slot_count(); ++i) {
+    if (reach(slots()[i]) == Reach::capturing) return true;
+  }
+  return false;
 }
 
 // --- Waiting on the host. `slow` of the slot is held where one is given ---
@@ -398,7 +427,7 @@ bool StreamPool::wait_for_closed(StreamSlot& slot) noexcept {
 
 // False: nothing is waited for any more, or nothing can be.
 bool StreamPool::wait_for_oldest() noexcept {
-  if (captures_.load(std::memory_order_relaxed) != 0) return false;
+  if (is_any_captured()) return false;
   StreamSlot* oldest = nullptr;
   std::uint64_t stamp = UINT64_MAX;
   bool is_stuck = false;
@@ -421,6 +450,7 @@ bool StreamPool::wait_for_oldest() noexcept {
 // What no event tells, of streams that are gone or of other threads, the whole device tells.
 Outcome StreamPool::prove_all() noexcept {
   if (gpu_->is_lost()) return Status::device_lost;
+  if (is_any_captured()) return Status::not_ready;
   const Lock proving(prove_mutex_);
   const std::uint32_t count = slot_count();
   for (std::uint32_t i = 0; i < count; ++i) {
@@ -445,6 +475,10 @@ Outcome StreamPool::prove_all() noexcept {
       continue;
     }
     const Lock lock(slot.lock);
+    const bool is_untouched = slot.open_epoch.load(std::memory_order_relaxed) == slot.proof_epoch + 1;
+    if (is_untouched && slot.open_frees == 0 && !slot.is_used_open) {
+      slot.open_epoch.store(slot.proof_epoch, std::memory_order_relaxed);
+    }
     slot.open_frees += slot.proof_frees;
     slot.open_bytes += slot.proof_bytes;
     slot.is_used_open |= slot.proof_used;
@@ -468,8 +502,8 @@ bool StreamPool::synchronize_slot(StreamSlot& slot) noexcept {
 Outcome StreamPool::synchronize() noexcept {
   Outcome outcome = check_open();
   if (!outcome.ok()) return outcome;
-  if (captures_.load(std::memory_order_relaxed) != 0) return Status::not_ready;
   const CurrentContext current(*gpu_);
+  if (is_any_captured()) return Status::not_ready;
   bool is_proved = true;
   for (std::uint32_t i = 0; i < slot_count(); ++i) is_proved &= synchronize_slot(slots()[i]);
   if (!is_proved) outcome = prove_all();
@@ -520,17 +554,11 @@ bool StreamPool::is_unused(const Block& block) const noexcept {
   return at == kNoUse;
 }
 
-// Free as if it were freed now, or for everybody. Under the lock.
+// From now on only its own stream counts. Under the lock.
 void StreamPool::leave_limbo(StreamSlot& slot, BlockNumber number) noexcept {
   Block& block = blocks_[number];
   give_uses(block.uses.exchange(kNoUse, std::memory_order_relaxed));
-  const bool is_reached = slot.is_reached(block.epoch);
-  slot.take(blocks_, slot.limbo, number);
-  if (is_reached) {
-    slot.put_last(blocks_, number);
-  } else {
-    slot.put(blocks_, slot.is_deferring ? slot.deferred : slot.lists[block.size_class], number);
-  }
+  slot.move(blocks_, slot.limbo, slot.is_deferring ? slot.deferred : slot.lists[block.size_class], number);
 }
 
 // Blocks whose other users are done leave the limbo.
