@@ -81,7 +81,15 @@ struct Bench {
 };
 
 // The rows, each in the file of its theme.
-void run_minimum_memory(Bench& bench);  // G5, device_memory.cpp
+void run_minimum_memory(Bench& bench);    // G5, device_memory.cpp
+void run_mapping(Bench& bench);           // G6, device_growth.cpp
+void run_growth(Bench& bench);            // G7
+void run_eviction(Bench& bench);          // G8, device_residency.cpp
+void run_clean_eviction(Bench& bench);    // G9
+void run_oversubscription(Bench& bench);  // G10
+void run_sleep(Bench& bench);             // G14
+void run_staging(Bench& bench);           // G11, device_transfer.cpp
+void run_copies(Bench& bench);            // G13
 
 // End the row with a message.
 [[noreturn]] void fail(const std::string& what);
@@ -140,6 +148,11 @@ class PinnedBytes {
   const cuda::Driver& driver_;
   void* address_ = nullptr;
 };
+
+// The pool of the driver: whether there is one, and what it keeps when a stream is waited for (0 is its own
+// setting). Setting it to 0 also gives back what it has kept.
+[[nodiscard]] bool has_driver_pools(const Bench& bench);
+void set_release_threshold(const Bench& bench, std::uint64_t threshold_bytes);
 
 // How fast the device copies, in bytes per second: large copies, back to back, best of the rounds.
 struct CopyRates {

@@ -57,8 +57,8 @@ void Report::end(const std::string& failure) {
     fmt::print("  FAILED: {}\n", failure);
     row_["failure"] = failure;
   } else if (!has_figures_ && row_.find("not_measured") == row_.end()) {
-    fmt::print("  ran, {} figures not shown: they would tell about the emulator\n", figures_);
-    row_["not_measured"] = "ran on the emulated GPU, to see that it works";
+    fmt::print("  ran; {} figures, not shown\n", figures_);
+    row_["not_measured"] = "ran to see that it works; its figures are not written";
   }
   all_["rows"].push_back(row_);
   write();

@@ -87,6 +87,22 @@ PinnedBytes::PinnedBytes(const Bench& bench, std::uint64_t size_bytes) : driver_
 }
 PinnedBytes::~PinnedBytes() { static_cast<void>(driver_.mem_free_host(address_)); }
 
+bool has_driver_pools(const Bench& bench) {
+  int is_supported = 0;
+  return bench.driver().device_get_attribute(&is_supported, cuda::DeviceAttribute::memory_pools_supported,
+                                             bench.gpu.device()) == cuda::Result::success &&
+         is_supported != 0;
+}
+
+void set_release_threshold(const Bench& bench, std::uint64_t threshold_bytes) {
+  const cuda::Driver& driver = bench.driver();
+  cuda::MemoryPool pool = nullptr;
+  require(driver.device_get_default_mem_pool(&pool, bench.gpu.device()), "cuDeviceGetDefaultMemPool");
+  require(driver.mem_pool_set_attribute(pool, cuda::PoolAttribute::release_threshold, &threshold_bytes),
+          "cuMemPoolSetAttribute");
+  if (threshold_bytes == 0) require(driver.mem_pool_trim_to(pool, 0), "cuMemPoolTrimTo");
+}
+
 CopyRates calibrate(const Bench& bench) {
   const std::uint64_t size = bench.bytes(256 * kMiB, 2 * kMiB, 2 * kMiB);
   const unsigned copies = bench.count(8, 1);
