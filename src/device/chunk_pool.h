@@ -61,6 +61,7 @@ class ChunkPool {
 
   [[nodiscard]] std::size_t chunk_bytes() const noexcept { return options_.chunk_bytes; }
   [[nodiscard]] Gpu& gpu() const noexcept { return *gpu_; }
+  [[nodiscard]] bool is_tile_pool() const noexcept { return options_.is_tile_pool; }
   [[nodiscard]] ChunkPoolStats stats() noexcept;
 
  private:

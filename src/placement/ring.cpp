@@ -124,6 +124,31 @@ void Ring::complete(std::uint64_t epoch) noexcept {
   }
 }
 
+std::uint64_t Ring::size_of(std::uint64_t offset) const noexcept {
+  const RingRange* const range = range_of(offset);
+  const RingEntry* const entry = range == nullptr ? nullptr : find_entry(*range, offset);
+  return entry != nullptr && entry->state == RingState::live ? entry->size_bytes : 0;
+}
+
+std::uint64_t Ring::largest_free() const noexcept {
+  std::uint64_t largest = 0;
+  for (std::size_t at = 0; at < range_count_; ++at) {
+    const RingRange& range = table_[at];
+    if (range.count == range.entries.size()) continue;
+    std::uint64_t free_bytes = range.size_bytes;
+    if (range.count != 0) {
+      // Behind the newest block: up to the end of the range, or up to the oldest block; or in front of that.
+      const std::uint64_t oldest = entry_at(range, 0).position;
+      const std::uint64_t left = range.size_bytes - (range.head - oldest);
+      const std::uint64_t up_to_end = range.size_bytes - range.head % range.size_bytes;
+      const std::uint64_t behind = left < up_to_end ? left : up_to_end;
+      free_bytes = behind > left - behind ? behind : left - behind;
+    }
+    if (free_bytes > largest) largest = free_bytes;
+  }
+  return largest;
+}
+
 RingRange* Ring::range_of(std::uint64_t offset) const noexcept {
   for (std::size_t at = 0; at < range_count_; ++at) {
     if (offset - table_[at].offset < table_[at].size_bytes) return &table_[at];

@@ -67,6 +67,10 @@ class Ring {
   // a walk over the blocks in flight.
   void complete(std::uint64_t epoch) noexcept;
 
+  // Bytes of the live block that starts at `offset`; 0: none does.
+  [[nodiscard]] std::uint64_t size_of(std::uint64_t offset) const noexcept;
+  // The longest block that would be placed now without an alignment. A walk over the ranges.
+  [[nodiscard]] std::uint64_t largest_free() const noexcept;
   // Blocks that are placed and not freed, and the part of them that is submitted and not complete.
   [[nodiscard]] std::uint64_t live_bytes() const noexcept { return live_bytes_; }
   [[nodiscard]] std::uint64_t live_count() const noexcept { return live_count_; }
