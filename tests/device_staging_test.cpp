@@ -430,6 +430,97 @@ TEST_CASE("2-16 X6 uploads through a driver that fails now and then arrive", "[d
   }
 }
 
+TEST_CASE("2-1 fences are reached in the order of their numbers, and wait when there are too many",
+          "[device]") {
+  on_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu) {
+    EventPool events;
+    REQUIRE(events.open(gpu).ok());
+    FenceQueue fences;
+    fences.open(gpu, events);
+    const cuda::Stream streams[2] = {rig.stream(), rig.stream()};
+    const cuda::DevicePointer memory = rig.memory(kGranule);
+    const cuda::Event gate = rig.event();
+    const cuda::Stream slow = rig.stream();
+    // The first stream waits for another one, so the second one's fence has to wait as well.
+    REQUIRE(rig.driver.memset_d8_async(memory, 1, 4096, slow) == cuda::Result::success);
+    REQUIRE(rig.driver.event_record(gate, slow) == cuda::Result::success);
+    REQUIRE(rig.driver.stream_wait_event(streams[0], gate, 0) == cuda::Result::success);
+    Fence first = 0, second = 0;
+    REQUIRE(fences.record(streams[0], 10, &first).ok());
+    REQUIRE(fences.record(streams[1], 20, &second).ok());
+    CHECK(first == 1);
+    CHECK(second == 2);
+    CHECK(fences.bytes_in_flight() == 30);
+    while (!fences.is_reached(second)) {
+      REQUIRE(fences.poll().ok());
+      if (fences.is_reached(first)) {
+        CHECK(rig.driver.event_query(gate) == cuda::Result::success);
+      } else {
+        CHECK_FALSE(fences.is_reached(second));
+      }
+    }
+    CHECK(fences.bytes_in_flight() == 0);
+    Fence last = 0;
+    for (std::uint32_t i = 0; i < 10 * FenceQueue::kFencesMax; ++i) {
+      REQUIRE(rig.driver.memset_d8_async(memory, 1, 16, streams[i % 2]) == cuda::Result::success);
+      REQUIRE(fences.record(streams[i % 2], 1, &last).ok());
+      REQUIRE(fences.in_flight() <= FenceQueue::kFencesMax);
+      REQUIRE(last == i + 3);
+    }
+    CHECK(fences.in_flight() == FenceQueue::kFencesMax);
+    CHECK(events.created() <= FenceQueue::kFencesMax + 1);
+    REQUIRE(fences.wait(last).ok());
+    CHECK(fences.in_flight() == 0);
+    fences.close();
+    fences.close();
+    events.close();
+    CHECK(rig.driver.event_destroy(gate) == cuda::Result::success);
+    for (const cuda::Stream stream : {streams[0], streams[1], slow}) {
+      CHECK(rig.driver.stream_synchronize(stream) == cuda::Result::success);
+      CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+    }
+    rig.give_back(memory, kGranule);
+  });
+}
+
+TEST_CASE("2-1 fences recorded and waited for by several threads", "[device]") {
+  on_gpu(gpu_test::small(GpuSchedule::threaded), [](Rig& rig, Gpu& gpu) {
+    EventPool events;
+    REQUIRE(events.open(gpu).ok());
+    FenceQueue fences;
+    fences.open(gpu, events);
+    const cuda::DevicePointer memory = rig.memory(kGranule);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    std::vector<cuda::Stream> streams;
+    for (int i = 0; i < 4; ++i) streams.push_back(rig.stream());
+    for (std::size_t number = 0; number < 4; ++number) {
+      threads.emplace_back([&, number] {
+        const CurrentContext current(gpu);
+        for (unsigned i = 0; i < 500; ++i) {
+          Fence fence = 0;
+          if (rig.driver.memset_d8_async(memory, 1, 16, streams[number]) != cuda::Result::success) ++wrong;
+          if (!fences.record(streams[number], 3, &fence).ok()) ++wrong;
+          if (i % 3 == 0 && !fences.poll().ok()) ++wrong;
+          if (i % 7 == 0 && (!fences.wait(fence).ok() || !fences.is_reached(fence))) ++wrong;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == 0);
+    CHECK(fences.recorded() == 2000);
+    REQUIRE(fences.wait(2000).ok());
+    CHECK(fences.bytes_in_flight() == 0);
+    CHECK(events.idle() == events.created());
+    fences.close();
+    events.close();
+    for (const cuda::Stream stream : streams) {
+      CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+    }
+    rig.give_back(memory, kGranule);
+  });
+}
+
 TEST_CASE("X6 a lost device holds no staging block", "[device]") {
   on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     Staged staged(rig, gpu, small_ring(4 * kKiB));

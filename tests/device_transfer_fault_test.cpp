@@ -124,6 +124,36 @@ TEST_CASE("2-8 mut-C09 the rings of a queue of transfers are in the host-visible
   });
 }
 
+TEST_CASE("T6 only the ring of uploads is write-combined, and only when asked", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig& rig, Gpu&) {
+    std::vector<unsigned> flags;
+    struct Watch {
+      cuda::Driver inner;
+      std::vector<unsigned>* flags;
+    } watch = {rig.driver, &flags};
+    cuda::Driver table = rig.driver;
+    table.mem_host_alloc = {&watch, [](void* self, void** address, std::size_t size_bytes, unsigned wanted) {
+                              auto& seen = *static_cast<Watch*>(self);
+                              seen.flags->push_back(wanted & cuda::kHostWriteCombined);
+                              return seen.inner.mem_host_alloc(address, size_bytes, wanted);
+                            }};
+    Gpu gpu;
+    REQUIRE(gpu.open(table).ok());
+    EventPool events;
+    REQUIRE(events.open(gpu).ok());
+    for (const bool is_combined : {false, true}) {
+      TransferQueue queue;
+      TransferQueueOptions options = calm();
+      options.is_write_combined = is_combined;
+      REQUIRE(queue.open(gpu, events, options).ok());
+    }
+    const std::vector<unsigned> wanted = {0, 0, cuda::kHostWriteCombined, 0};
+    CHECK((flags == wanted));
+    events.close();
+    gpu.close();
+  });
+}
+
 TEST_CASE("X6 transfers of a device that is lost end, and nothing is tried again", "[device]") {
   using cuda::Call;
   for (const unsigned threads : {0u, 2u}) {
