@@ -409,7 +409,7 @@ TEST_CASE("2-16 X6 uploads through a driver that fails now and then arrive", "[d
       on_failing_gpu(gpu_test::small(GpuSchedule::adversarial, nth),
                      [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
                        Random random(nth);
-                       const std::vector<std::uint8_t> wanted = noise(random, 64 * kKiB);
+                       const std::vector<std::uint8_t> wanted = noise(random, 24 * kKiB);
                        failing.fail({call, nth, 1, cuda::Result::unknown});
                        if (call == Call::stream_synchronize) {
                          failing.fail({Call::event_record, nth, 1, cuda::Result::unknown});

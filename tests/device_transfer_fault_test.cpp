@@ -29,7 +29,7 @@ TEST_CASE("X6 T4 whichever call of the driver fails, transfers end with a reason
         options.backoff_ns = 100;
         Moving moving(rig, gpu, options);
         Random random(nth);
-        const std::vector<std::uint8_t> wanted = noise(random, 70001);
+        const std::vector<std::uint8_t> wanted = noise(random, 30001);
         std::vector<std::uint8_t> target(wanted.size(), 0xEE);
         TransferOptions verified;
         verified.is_verified = true;

@@ -169,7 +169,7 @@ TEST_CASE("T3 a transfer that is cancelled under way tells what arrived, and tou
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   int under_way = 0;
-  for (std::uint64_t round = 0; round < 120; ++round) {
+  for (std::uint64_t round = 0; round < 80; ++round) {
     on_moving(gpu_test::small(GpuSchedule::adversarial, seed + round), calm(), [&](Moving& moving) {
       Random random(seed + round);
       const bool is_download = round % 2 == 0, is_pinned = round % 4 >= 2;
@@ -208,7 +208,7 @@ TEST_CASE("T3 a transfer that is cancelled under way tells what arrived, and tou
       CHECK(is_right());
     });
   }
-  CHECK(under_way > 20);
+  CHECK(under_way > 10);
 }
 
 TEST_CASE("T3 a deadline ends what waits and what is half done", "[device]") {
