@@ -182,6 +182,73 @@ TEST_CASE("X6 transfers of a device that is lost end, and nothing is tried again
   }
 }
 
+TEST_CASE("X6 a driver that does not tell any more ends the transfers of its direction, and no other",
+          "[device]") {
+  using cuda::Call;
+  for (const unsigned threads : {0u, 2u}) {
+    for (const bool is_recorded : {false, true}) {
+      on_failing_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+        TransferQueueOptions options = calm();
+        options.threads = threads;
+        Moving moving(rig, gpu, options);
+        std::vector<std::uint8_t> bytes(200000, 1);
+        REQUIRE(moving.queue.fill(moving.memory, 1, 1000).wait().ok());
+        for (const Call call :
+             {is_recorded ? Call::event_query : Call::event_record, Call::stream_synchronize}) {
+          failing.fail({call, 1, ~std::uint64_t{0} / 2, cuda::Result::unknown});
+        }
+        Ticket first = moving.queue.upload(moving.memory, bytes.data(), bytes.size());
+        Ticket second = moving.queue.upload(moving.memory + kMiB, bytes.data(), bytes.size());
+        CHECK(first.wait().status == Status::failed);
+        CHECK(first.result().outcome.driver == cuda::Result::unknown);
+        CHECK(first.result().moved_bytes == 0);
+        CHECK(second.wait().status == Status::failed);
+        CHECK_FALSE(gpu.is_lost());
+        failing.stop_failing();
+        CHECK(moving.queue.upload(moving.memory, bytes.data(), 1).wait().status == Status::failed);
+        CHECK(moving.queue.fill(moving.memory, 1, 1000).wait().ok());
+        CHECK(moving.queue.download(bytes.data(), moving.memory, 1000).wait().ok());
+        CHECK(moving.queue.stats(TransferDirection::upload).in_flight == 0);
+      });
+    }
+  }
+}
+
+TEST_CASE("T8 whoever closes second waits for the first, and may cancel what it waits for", "[device]") {
+  for (const unsigned threads : {0u, 1u}) {
+    on_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu) {
+      TransferQueueOptions options = calm();
+      options.threads = threads;
+      options.backoff_ns = options.backoff_max_ns = 50'000'000;
+      FailingDriver failing(gpu.driver());
+      Gpu other;
+      REQUIRE(other.open(failing.driver()).ok());
+      {
+        Moving moving(rig, other, options);
+        // It is tried again for ever, so that only cancelling ends it.
+        failing.fail({cuda::Call::memcpy_h2d_async, 1, ~std::uint64_t{0} / 2, cuda::Result::out_of_memory});
+        TransferOptions stubborn;
+        stubborn.retries_max = ~0u;
+        const std::vector<std::uint8_t> bytes(10000, 1);
+        Ticket ticket = moving.queue.upload(moving.memory, bytes.data(), bytes.size(), stubborn);
+        std::atomic<bool> is_closed{false};
+        std::thread first([&] {
+          moving.queue.close(TransferClose::wait);
+          is_closed = true;
+        });
+        while (moving.queue.upload(moving.memory, bytes.data(), 0).wait().ok()) std::this_thread::yield();
+        CHECK_FALSE(is_closed);
+        moving.queue.close(TransferClose::cancel);
+        CHECK(moving.queue.pending() == 0);
+        first.join();
+        CHECK(ticket.wait().status == Status::cancelled);
+        failing.stop_failing();
+      }
+      other.close();
+    });
+  }
+}
+
 TEST_CASE("2-10 many threads share a queue of transfers", "[device]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);

@@ -1,7 +1,8 @@
-// A request first looks for room, then asks the driver which fences are reached and looks again, and only
-// then waits: for the oldest fence where something is in flight, otherwise for another thread that gives a
-// block back. See staging.h.
+// A request first looks for room, then asks the driver which fences are reached and looks again, and so on
+// with short sleeps, which end at once when a thread gives a block back. See staging.h.
 #include "src/device/staging.h"
+
+#include <memory>
 
 #include "platform/process.h"
 #include "platform/service.h"
@@ -14,7 +15,8 @@ using os::Lock;
 namespace {
 
 constexpr std::uint64_t kLookNs = 20'000'000;  // who waits for another thread looks again so often
-constexpr std::uint32_t kTriesMax = FenceQueue::kFencesMax * FenceQueue::kOddAnswersMax;
+constexpr std::uint64_t kPollNs = 50'000;      // and so often who waits for the device
+constexpr unsigned kYieldRounds = 64;          // looks before the first sleep
 
 }  // namespace
 
@@ -44,6 +46,9 @@ Outcome StagingRing::open(Gpu& gpu, FenceQueue& fences, const StagingOptions& op
   gpu_ = &gpu;
   fences_ = &fences;
   options_ = options;
+  // The engine anew: the numbers of these fences may be lower than those it has seen.
+  std::destroy_at(&ring_);
+  std::construct_at(&ring_, ranges_);
   outcome = pin(options.ring_bytes * options.rings);
   if (!outcome.ok()) {
     entries_.release();
@@ -58,8 +63,8 @@ Outcome StagingRing::open(Gpu& gpu, FenceQueue& fences, const StagingOptions& op
           placement::Status::ok);
   }
   stats_ = {};
-  moves_before_ = ring_.move_count();
   is_stopped_.store(false, std::memory_order_relaxed);
+  is_abandoned_.store(false, std::memory_order_relaxed);
   return {};
 }
 
@@ -93,31 +98,28 @@ void StagingRing::unpin() noexcept {
   if (options_.budget != nullptr) {
     CHECK(options_.budget->discharge(options_.tag, slab_bytes_) == paging::BudgetResult::ok);
   }
-  slab_ = nullptr;
-  slab_bytes_ = 0;
 }
 
 void StagingRing::close() noexcept {
   if (gpu_ == nullptr) return;
   stop();
-  // A driver that answers with errors only is taken for lost in the end, and then all is reached.
   const Fence last = fences_->recorded();
-  for (std::uint32_t tries = 0; !fences_->is_reached(last) && tries < kTriesMax; ++tries) {
+  for (std::uint32_t tries = 0; !fences_->is_reached(last) && tries < FenceQueue::kCloseTries; ++tries) {
     static_cast<void>(wait(last));
   }
   settle();
-  CHECK(ring_.live_count() == 0);
-  unpin();
-  for (unsigned i = 0; i < options_.rings; ++i) {
-    CHECK(ring_.remove_range(std::uint64_t{i} * options_.ring_bytes, options_.ring_bytes) ==
-          placement::Status::ok);
+  if (fences_->is_reached(last)) {
+    CHECK(is_abandoned_.load(std::memory_order_relaxed) || ring_.live_count() == 0);
+    unpin();
   }
+  slab_ = nullptr;
+  slab_bytes_ = 0;
   entries_.release();
   gpu_ = nullptr;
 }
 
 void StagingRing::stop() noexcept {
-  is_stopped_.store(true, std::memory_order_release);  // pairs with the acquire in wait_for_room()
+  is_stopped_.store(true, std::memory_order_release);  // pairs with the acquire in take_slow()
   tell_change();
 }
 
@@ -167,13 +169,14 @@ Outcome StagingRing::take_slow(std::size_t size_bytes, StagingBlock* block) noex
     ++stats_.stalls;
   }
   const std::uint64_t start_ns = os::clock_fine_ns();
-  for (;;) {
+  for (unsigned rounds = 0;; ++rounds) {
     const std::uint32_t seen = change_.load(std::memory_order_acquire);  // pairs with tell_change()
     if (place(size_bytes, block) == placement::Status::ok) break;
     if (!outcome.ok()) return outcome;
     if (options_.policy == StagingPolicy::fail) return Status::not_ready;
-    outcome = wait_for_room(seen);
-    if (outcome.status == Status::cancelled) return outcome;
+    if (is_stopped_.load(std::memory_order_acquire)) return Status::cancelled;
+    wait_for_change(seen, rounds);
+    outcome = poll();
   }
   const std::uint64_t waited_ns = os::clock_fine_ns() - start_ns;
   const Lock lock(mutex_);
@@ -182,14 +185,15 @@ Outcome StagingRing::take_slow(std::size_t size_bytes, StagingBlock* block) noex
   return {};
 }
 
-// Something may have become free when it returns ok.
-Outcome StagingRing::wait_for_room(std::uint32_t seen) noexcept {
-  if (is_stopped_.load(std::memory_order_acquire)) return Status::cancelled;
+// Until a block was given back, or it is time to ask the device again.
+void StagingRing::wait_for_change(std::uint32_t seen, unsigned rounds) noexcept {
   if (fences_->in_flight() == 0) {
     os::wait_on(change_, seen, kLookNs);
-    return gpu_->is_lost() ? Outcome(Status::device_lost) : Outcome();
+  } else if (rounds < kYieldRounds) {
+    os::yield();
+  } else {
+    os::wait_on(change_, seen, kPollNs);
   }
-  return wait(fences_->reached() + 1);
 }
 
 void StagingRing::give(const StagingBlock& block) noexcept {
@@ -263,7 +267,7 @@ StagingStats StagingRing::stats() noexcept {
   StagingStats stats = stats_;
   stats.live_bytes = ring_.live_bytes();
   stats.bytes_in_flight = ring_.bytes_in_flight();
-  stats.moves = ring_.move_count() - moves_before_;
+  stats.moves = ring_.move_count();
   return stats;
 }
 

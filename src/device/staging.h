@@ -80,7 +80,8 @@ class StagingRing {
   // no_host_memory: nothing has changed.
   Outcome open(Gpu& gpu, FenceQueue& fences, const StagingOptions& options) noexcept;
   // Waits until the device has let go of the slab, then gives it back. Every block was submitted or given
-  // back, and nobody is inside a call. May be called twice.
+  // back, and nobody is inside a call. May be called twice. Where the driver answers with errors only, nobody
+  // can tell whether the device has let go: then the slab stays pinned, and in the budget, for ever.
   void close() noexcept;
   // Ends all waiting: calls of take() under way and later ones answer `cancelled`.
   void stop() noexcept;
@@ -89,6 +90,8 @@ class StagingRing {
   // than can ever be had. not_ready: no room now (`fail`). device_lost, and what the driver answered to a
   // wait. A failure takes nothing.
   Outcome take(std::size_t size_bytes, StagingBlock* block) noexcept;
+  // From now on blocks may be left with the device for ever: close() does not insist on having them back.
+  void abandon() noexcept { is_abandoned_.store(true, std::memory_order_relaxed); }
   // Makes a block free now. Nothing on the device uses it (any more).
   void give(const StagingBlock& block) noexcept;
   // Of an upload ring: the blocks are free again when what was queued in `stream` until now is done. A
@@ -111,7 +114,7 @@ class StagingRing {
   Outcome pin(std::size_t size_bytes) noexcept;
   void unpin() noexcept;
   [[nodiscard]] placement::Status place(std::size_t size_bytes, StagingBlock* block) noexcept;
-  Outcome wait_for_room(std::uint32_t seen) noexcept;
+  void wait_for_change(std::uint32_t seen, unsigned rounds) noexcept;
   Outcome take_slow(std::size_t size_bytes, StagingBlock* block) noexcept;
   void settle() noexcept;
   void refuse() noexcept;
@@ -129,8 +132,7 @@ class StagingRing {
   placement::RingRange ranges_[kRingsMax];
   placement::Ring ring_;
   StagingStats stats_;
-  std::uint64_t moves_before_ = 0;  // of the engine, which counts on when this is opened again
-  std::atomic<bool> is_stopped_{false};
+  std::atomic<bool> is_stopped_{false}, is_abandoned_{false};
   std::atomic<std::uint32_t> change_{0};  // changes when a block becomes free, and by stop()
 };
 

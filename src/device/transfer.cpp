@@ -72,6 +72,7 @@ Outcome TransferQueue::open(Gpu& gpu, EventPool& events, const TransferQueueOpti
   if (!outcome.ok()) {
     stop_threads();
     close_lanes();
+    close_tables();
     return outcome;
   }
   const Lock lock(mutex_);
@@ -95,6 +96,12 @@ Outcome TransferQueue::open_tables() noexcept {
   for (unsigned i = 0; i < kTransferDirections; ++i) new (lanes + i) TransferLane;
   lanes_ = lanes;
   return {};
+}
+
+void TransferQueue::close_tables() noexcept {
+  lanes_memory_.release();
+  items_memory_.release();
+  batches_memory_.release();
 }
 
 Outcome TransferQueue::open_lane(TransferLane& lane, unsigned number) noexcept {
@@ -138,7 +145,6 @@ void TransferQueue::close_lanes() noexcept {
     lane.~TransferLane();
   }
   lanes_ = nullptr;
-  lanes_memory_.release();
 }
 
 Outcome TransferQueue::start_threads() noexcept {
@@ -166,19 +172,43 @@ void TransferQueue::stop_threads() noexcept {
 }
 
 void TransferQueue::close(TransferClose how) noexcept {
+  bool is_first = false;
   {
     const Lock lock(mutex_);
-    if (!is_open_) return;
+    is_first = is_open_;
+    if (!is_open_ && !is_closing_) return;
     is_open_ = false;
-    if (how == TransferClose::cancel) {
+    is_closing_ = true;
+    if (how == TransferClose::cancel && !is_cancelling_) {
       is_cancelling_ = true;
       stop_all(Status::cancelled, ~std::uint64_t{0});
     }
   }
   work_.change();
+  if (is_first) {
+    finish_all();
+    stop_threads();
+    close_lanes();
+    const Lock lock(mutex_);
+    is_closing_ = false;
+    done_.change();
+    return;
+  }
+  for (;;) {
+    const std::uint32_t seen = done_.word.load(std::memory_order_acquire);
+    {
+      const Lock lock(mutex_);
+      if (!is_closing_) return;
+    }
+    done_.sleep(seen, kLookNs);
+  }
+}
+
+// Until nothing is pending.
+void TransferQueue::finish_all() noexcept {
   for (unsigned rounds = 0; pending() != 0;) {
     const std::uint32_t seen = done_.word.load(std::memory_order_acquire);
-    if (pending() == 0) break;
+    if (pending() == 0) return;
     if (options_.threads != 0) {
       done_.sleep(seen, kLookNs);
     } else if (help()) {
@@ -187,9 +217,6 @@ void TransferQueue::close(TransferClose how) noexcept {
       idle(&rounds);
     }
   }
-  stop_threads();
-  close_lanes();
-  done_.change();
 }
 
 void TransferQueue::enter_thread(void* self) noexcept { static_cast<TransferQueue*>(self)->work(); }

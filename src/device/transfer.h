@@ -12,6 +12,10 @@
 // The work is done by threads of the queue, or, without any, by whoever waits, polls or closes. A call that
 // submits makes no driver call but the question whether the memory is pinned. No driver call is made while
 // the queue's lock is held. Thread-safe, except open().
+//
+// A driver that answers neither "done" nor "under way" is asked again, kOddAnswersMax times in a row. Then
+// the transfers of that direction end as failed, with its answer: the device may go on with what it has, so
+// the memory of those must not be used again before the context ends, and the ring is not used again either.
 #pragma once
 
 #include <atomic>
@@ -73,7 +77,7 @@ struct TransferResult {
   std::uint64_t moved_bytes = 0;        // that arrived: always the first ones of the range
   std::uint32_t pieces = 0;
   std::uint32_t retries = 0;
-  bool is_direct = false;         // not through a staging ring
+  bool is_direct = false;         // of an upload or download: not through a staging ring
   std::uint64_t duration_ns = 0;  // from the call to the end
 };
 
@@ -114,6 +118,7 @@ class [[nodiscard]] Ticket {
 struct TransferQueueOptions {
   static constexpr unsigned kThreadsMax = 8;
   static constexpr unsigned kInFlightMax = 16;
+  static constexpr std::uint32_t kOddAnswersMax = 1024;
 
   unsigned threads = 1;                  // 0: whoever waits or polls does the work
   unsigned rings = 1;                    // per direction, see staging.h
@@ -157,7 +162,8 @@ class TransferQueue {
   // no thread can be started; in_use: tickets of an earlier use are there. A failure leaves nothing behind.
   Outcome open(Gpu& gpu, EventPool& events, const TransferQueueOptions& options) noexcept;
   // Refuses new transfers, ends the others as told, then gives everything back. Tickets stay readable. May be
-  // called twice, and while others wait for their tickets.
+  // called twice, and while others wait for their tickets; a second caller can turn `wait` into `cancel`, and
+  // returns when the first one does.
   void close(TransferClose how) noexcept;
 
   // One transfer, or several under one ticket. The ticket of what was refused has ended: bad_argument, for
@@ -191,6 +197,8 @@ class TransferQueue {
   // Opening and closing (transfer.cpp).
   Outcome check(const TransferQueueOptions& options) const noexcept;
   Outcome open_tables() noexcept;
+  void close_tables() noexcept;
+  void finish_all() noexcept;
   Outcome open_lane(TransferLane& lane, unsigned number) noexcept;
   Outcome start_threads() noexcept;
   void stop_threads() noexcept;
@@ -211,6 +219,10 @@ class TransferQueue {
   // Pieces (transfer_lane.cpp). The first group is called with the lane's driver lock held.
   bool drive(TransferLane& lane) noexcept;
   bool retire(TransferLane& lane) noexcept;
+  void ask(TransferLane& lane) noexcept;
+  void pop(TransferLane& lane) noexcept;
+  Outcome put_fence(TransferLane& lane, TransferSubmission& submission) noexcept;
+  void give_up(TransferLane& lane, Outcome why) noexcept;
   bool start(TransferLane& lane) noexcept;
   [[nodiscard]] bool choose(TransferLane& lane, const TransferSubmission& with,
                             TransferPiece* piece) noexcept;
@@ -225,6 +237,7 @@ class TransferQueue {
   void pass_on(TransferItem& item) noexcept;
   void end(TransferItem& item) noexcept;
   void stop_all(Outcome why, std::uint64_t deadline_ns) noexcept;
+  void stop_lane(TransferLane& lane, Outcome why, std::uint64_t deadline_ns) noexcept;
   [[nodiscard]] std::uint64_t backoff_ns(unsigned attempts) noexcept;
   [[nodiscard]] TransferStats& stats_of(const TransferItem& item) noexcept;
   [[nodiscard]] TransferLane& lane_of(const TransferItem& item) noexcept;
@@ -242,6 +255,7 @@ class TransferQueue {
   TransferItem* free_items_ = nullptr;
   TransferBatch* free_batches_ = nullptr;
   bool is_open_ = false;        // accepts transfers
+  bool is_closing_ = false;     // somebody is inside close() and will give everything back
   bool is_cancelling_ = false;  // nothing goes on to another pass
   TransferStats stats_[kTransferDirections];
   std::uint64_t random_ = 0;

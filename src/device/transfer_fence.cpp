@@ -13,39 +13,49 @@ void FenceQueue::open(Gpu& gpu, EventPool& events) noexcept {
   close();
   gpu_ = &gpu;
   events_ = &events;
-  odd_answers_.store(0, std::memory_order_relaxed);
 }
 
 void FenceQueue::close() noexcept {
   if (gpu_ == nullptr) return;
-  // A driver that goes on answering something else is taken for lost after kOddAnswersMax tries.
-  for (std::uint32_t tries = 0; in_flight() != 0 && tries <= kFencesMax * kOddAnswersMax; ++tries) {
+  for (std::uint32_t tries = 0; in_flight() != 0 && tries < kCloseTries; ++tries) {
     static_cast<void>(wait(recorded()));
   }
-  CHECK(in_flight() == 0);
+  for (; count_ > 0; --count_) {
+    if (entries_[first_].event != nullptr) events_->give(entries_[first_].event);
+    first_ = (first_ + 1) % kFencesMax;
+  }
+  bytes_in_flight_ = 0;
   gpu_ = nullptr;
 }
 
-Outcome FenceQueue::record(cuda::Stream stream, std::uint64_t size_bytes, Fence* fence) noexcept {
-  cuda::Event event = nullptr;
-  bool has_event = events_->take(&event).ok();
-  if (has_event) {
-    const CurrentContext current(*gpu_);
-    if (!gpu_->check(gpu_->driver().event_record(event, stream)).ok()) {
-      events_->give(event);
-      has_event = false;
-    }
+// An event behind the work in the stream; nullptr when the work is done already.
+Outcome FenceQueue::mark(cuda::Stream stream, cuda::Event* event) noexcept {
+  Outcome outcome = events_->take(event);
+  const CurrentContext current(*gpu_);
+  if (outcome.ok()) {
+    outcome = gpu_->check(gpu_->driver().event_record(*event, stream));
+    if (outcome.ok()) return outcome;
+    events_->give(*event);
   }
-  const Entry entry = {has_event ? event : nullptr, stream, size_bytes};
-  for (;;) {
+  *event = nullptr;
+  if (gpu_->is_lost()) return {};
+  outcome = gpu_->check(gpu_->driver().stream_synchronize(stream));
+  return outcome.status == Status::device_lost ? Outcome() : outcome;
+}
+
+Outcome FenceQueue::record(cuda::Stream stream, std::uint64_t size_bytes, Fence* fence) noexcept {
+  Entry entry;
+  entry.size_bytes = size_bytes;
+  Outcome outcome = mark(stream, &entry.event);
+  while (outcome.ok()) {
     *fence = push(entry);
     if (*fence != 0) return {};
     const Fence first = reached() + 1;
-    const Outcome outcome = wait(first);
-    if (is_reached(first)) continue;
-    if (has_event) events_->give(event);
-    return outcome;
+    outcome = wait(first);
+    if (is_reached(first)) outcome = {};
   }
+  if (entry.event != nullptr) events_->give(entry.event);
+  return outcome;
 }
 
 // 0: there is no room.
@@ -67,27 +77,12 @@ bool FenceQueue::oldest(Entry* entry, Fence* fence) noexcept {
 
 // ok: what lies before the fence is done.
 Outcome FenceQueue::ask(const Entry& entry, bool must_wait) noexcept {
-  if (gpu_->is_lost()) return {};
+  if (entry.event == nullptr || gpu_->is_lost()) return {};
   const CurrentContext current(*gpu_);
   const cuda::Driver& driver = gpu_->driver();
-  Outcome outcome;
-  if (entry.event != nullptr) {
-    outcome =
-        gpu_->check(must_wait ? driver.event_synchronize(entry.event) : driver.event_query(entry.event));
-  } else {
-    outcome =
-        gpu_->check(must_wait ? driver.stream_synchronize(entry.stream) : driver.stream_query(entry.stream));
-  }
-  if (outcome.ok() || outcome.status == Status::not_ready || outcome.status == Status::device_lost) {
-    odd_answers_.store(0, std::memory_order_relaxed);
-    return outcome.status == Status::device_lost ? Outcome() : outcome;
-  }
-  // Neither done nor under way: the stream is asked, for as long as it takes.
-  const Outcome second = gpu_->check(driver.stream_synchronize(entry.stream));
-  if (second.ok() || second.status == Status::device_lost) return {};
-  if (odd_answers_.fetch_add(1, std::memory_order_relaxed) + 1 < kOddAnswersMax) return outcome;
-  static_cast<void>(gpu_->check(cuda::Result::deinitialized));  // the GPU is lost from here on
-  return {};
+  const Outcome outcome =
+      gpu_->check(must_wait ? driver.event_synchronize(entry.event) : driver.event_query(entry.event));
+  return outcome.status == Status::device_lost ? Outcome() : outcome;
 }
 
 void FenceQueue::pop(Fence fence) noexcept {

@@ -7,8 +7,8 @@
 // one FenceQueue for a stream, or for streams that run at the same pace.
 //
 // No driver call is made while the lock is held. A device that is lost has reached every fence: nothing runs
-// there any more. A driver that fails to record an event is answered by a look at the whole stream instead,
-// so work that was queued never goes without a fence.
+// there any more. Any other refusal of the driver is no proof that work has ended, so it reaches no fence.
+// When no event can be recorded, record() waits for the stream instead. No handle of a stream is kept.
 #pragma once
 
 #include <atomic>
@@ -25,7 +25,7 @@ using Fence = std::uint64_t;  // counted from 1; 0 is always reached
 class FenceQueue {
  public:
   static constexpr std::uint32_t kFencesMax = 128;  // not reached yet, at the same time
-  static constexpr std::uint32_t kOddAnswersMax = 16;
+  static constexpr std::uint32_t kCloseTries = 64;  // of close(), for a driver that answers with errors
 
   constexpr FenceQueue() noexcept = default;
   ~FenceQueue() { close(); }
@@ -34,13 +34,14 @@ class FenceQueue {
 
   // `gpu` and `events` outlive the queue.
   void open(Gpu& gpu, EventPool& events) noexcept;
-  // Waits until every fence is reached. May be called twice.
+  // Waits until every fence is reached. A driver that answers with errors only is asked kCloseTries times;
+  // then the fences that are left are forgotten without having been reached. May be called twice.
   void close() noexcept;
   [[nodiscard]] bool is_open() const noexcept { return gpu_ != nullptr; }
 
   // A fence behind all that was queued in `stream`; `size_bytes` counts as in flight until it is reached.
-  // With kFencesMax of them it waits for the oldest one first. Thread-safe. It fails only when that wait
-  // fails: then there is no fence.
+  // With kFencesMax of them it waits for the oldest one first. Thread-safe. failed, out_of_memory: the driver
+  // neither records nor waits; there is no fence, and what was queued may go on for ever.
   Outcome record(cuda::Stream stream, std::uint64_t size_bytes, Fence* fence) noexcept;
   // Looks which fences are reached, without waiting. Thread-safe. device_lost: all are. failed,
   // out_of_memory: the driver did not tell; nothing has changed.
@@ -57,11 +58,11 @@ class FenceQueue {
 
  private:
   struct Entry {
-    cuda::Event event = nullptr;  // nullptr: the stream itself is asked
-    cuda::Stream stream = nullptr;
+    cuda::Event event = nullptr;  // nullptr: the work is done already
     std::uint64_t size_bytes = 0;
   };
 
+  Outcome mark(cuda::Stream stream, cuda::Event* event) noexcept;
   [[nodiscard]] Fence push(const Entry& entry) noexcept;
   [[nodiscard]] bool oldest(Entry* entry, Fence* fence) noexcept;
   Outcome ask(const Entry& entry, bool must_wait) noexcept;
@@ -74,8 +75,7 @@ class FenceQueue {
   Entry entries_[kFencesMax];
   std::uint32_t first_ = 0, count_ = 0;
   std::uint64_t bytes_in_flight_ = 0;
-  std::atomic<Fence> reached_{0};              // written under the lock
-  std::atomic<std::uint32_t> odd_answers_{0};  // in a row
+  std::atomic<Fence> reached_{0};  // written under the lock
 };
 
 }  // namespace glebe::device

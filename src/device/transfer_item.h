@@ -66,6 +66,7 @@ struct TransferSubmission {
   static constexpr unsigned kPiecesMax = 32;
 
   Fence fence = 0;
+  bool has_fence = false;  // the driver refused one so far
   std::uint64_t size_bytes = 0;
   unsigned count = 0;
   TransferPiece pieces[kPiecesMax];
@@ -82,6 +83,8 @@ struct TransferLane {
   std::uint32_t first = 0, count = 0;
   std::uint64_t full_since_ns = 0;  // 0: the ring had room when it was asked last
   std::uint64_t busy_since_ns = 0;
+  std::uint32_t odd_answers = 0;  // of the driver, in a row
+  Outcome given_up;               // not ok: nothing is queued here any more
   // Under the queue's lock.
   List<TransferItem> waiting[kTransferPriorities];
 };

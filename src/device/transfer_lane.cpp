@@ -55,26 +55,63 @@ bool TransferQueue::drive(TransferLane& lane) noexcept {
 
 bool TransferQueue::retire(TransferLane& lane) noexcept {
   if (lane.count == 0) return false;
-  // A driver that does not tell is asked again at the next look.
-  static_cast<void>(is_upload_lane(lane) ? lane.ring.poll() : lane.fences.poll());
+  ask(lane);
   bool has_moved = false;
   while (lane.count > 0) {
     TransferSubmission& oldest = lane.submissions[lane.first];
-    if (!lane.fences.is_reached(oldest.fence)) break;
+    if (!oldest.has_fence || !lane.fences.is_reached(oldest.fence)) break;
     for (unsigned i = 0; i < oldest.count; ++i) finish(lane, oldest.pieces[i]);
-    lane.first = (lane.first + 1) % TransferQueueOptions::kInFlightMax;
-    --lane.count;
+    pop(lane);
     has_moved = true;
-    const std::uint64_t now_ns = os::clock_fine_ns();
-    const Lock lock(mutex_);
-    TransferStats& stats = stats_[lane.number];
-    stats.in_flight = lane.count;
-    stats.busy_ns += now_ns - lane.busy_since_ns;
-    lane.busy_since_ns = now_ns;
-    if (lane.full_since_ns != 0) stats.stalled_ns += now_ns - lane.full_since_ns;
-    lane.full_since_ns = 0;
   }
   return has_moved;
+}
+
+// Asks the driver how far it is.
+void TransferQueue::ask(TransferLane& lane) noexcept {
+  TransferSubmission& newest =
+      lane.submissions[(lane.first + lane.count - 1) % TransferQueueOptions::kInFlightMax];
+  Outcome outcome = newest.has_fence ? Outcome() : put_fence(lane, newest);
+  const Outcome polled = is_upload_lane(lane) ? lane.ring.poll() : lane.fences.poll();
+  if (outcome.ok() && polled.status != Status::device_lost) outcome = polled;
+  if (outcome.ok()) {
+    lane.odd_answers = 0;
+  } else if (++lane.odd_answers >= TransferQueueOptions::kOddAnswersMax) {
+    give_up(lane, {Status::failed, outcome.driver});
+  }
+}
+
+// The oldest submission is dealt with.
+void TransferQueue::pop(TransferLane& lane) noexcept {
+  lane.first = (lane.first + 1) % TransferQueueOptions::kInFlightMax;
+  --lane.count;
+  const std::uint64_t now_ns = os::clock_fine_ns();
+  const Lock lock(mutex_);
+  TransferStats& stats = stats_[lane.number];
+  stats.in_flight = lane.count;
+  stats.busy_ns += now_ns - lane.busy_since_ns;
+  lane.busy_since_ns = now_ns;
+  if (lane.full_since_ns != 0) stats.stalled_ns += now_ns - lane.full_since_ns;
+  lane.full_since_ns = 0;
+}
+
+// Nobody can tell what the device still does here: its blocks are not used again.
+void TransferQueue::give_up(TransferLane& lane, Outcome why) noexcept {
+  lane.given_up = why;
+  lane.odd_answers = 0;
+  lane.ring.abandon();
+  while (lane.count > 0) {
+    TransferSubmission& oldest = lane.submissions[lane.first];
+    for (unsigned i = 0; i < oldest.count; ++i) {
+      TransferItem& item = *oldest.pieces[i].item;
+      const Lock lock(mutex_);
+      if (!item.is_stopped) stop(item, why);
+      if (--item.pieces_in_flight == 0) end(item);
+    }
+    pop(lane);
+  }
+  const Lock lock(mutex_);
+  stop_lane(lane, why, ~std::uint64_t{0});
 }
 
 // The piece is with the device no more.
@@ -159,6 +196,7 @@ void TransferQueue::pass_on(TransferItem& item) noexcept {
 bool TransferQueue::start(TransferLane& lane) noexcept {
   if (lane.count == options_.in_flight_max) return false;
   if (lane.full_since_ns != 0 && lane.count > 0) return false;  // nothing was given back since
+  if (lane.odd_answers != 0) return false;                      // first the driver has to tell again
   TransferSubmission& submission =
       lane.submissions[(lane.first + lane.count) % TransferQueueOptions::kInFlightMax];
   submission.count = 0;
@@ -173,25 +211,33 @@ bool TransferQueue::start(TransferLane& lane) noexcept {
     submission.size_bytes += piece.size_bytes;
   }
   if (submission.count == 0) return false;
-  // Room for the fence is there: in_flight_max is below kFencesMax, and the lane is the only one to use it.
-  static_assert(TransferQueueOptions::kInFlightMax < FenceQueue::kFencesMax);
-  if (is_upload_lane(lane)) {
-    StagingBlock blocks[TransferSubmission::kPiecesMax];
-    unsigned count = 0;
-    for (unsigned i = 0; i < submission.count; ++i) {
-      if (submission.pieces[i].block.data != nullptr) blocks[count++] = submission.pieces[i].block;
-    }
-    CHECK(lane.ring.submit({blocks, count}, lane.stream, &submission.fence).ok());
-  } else {
-    CHECK(lane.fences.record(lane.stream, submission.size_bytes, &submission.fence).ok());
-  }
+  // Without a fence the device has the pieces all the same; ask() tries again.
+  static_cast<void>(put_fence(lane, submission));
   if (lane.count++ == 0) lane.busy_since_ns = os::clock_fine_ns();
   const Lock lock(mutex_);
   TransferStats& stats = stats_[lane.number];
   ++stats.submissions;
   stats.in_flight = lane.count;
   if (lane.count > stats.peak_in_flight) stats.peak_in_flight = lane.count;
-  return true;
+  return submission.has_fence;
+}
+
+Outcome TransferQueue::put_fence(TransferLane& lane, TransferSubmission& submission) noexcept {
+  // Room for it is there: the lane is the only one to use its queue of fences.
+  static_assert(TransferQueueOptions::kInFlightMax < FenceQueue::kFencesMax);
+  Outcome outcome;
+  if (is_upload_lane(lane)) {
+    StagingBlock blocks[TransferSubmission::kPiecesMax];
+    unsigned count = 0;
+    for (unsigned i = 0; i < submission.count; ++i) {
+      if (submission.pieces[i].block.data != nullptr) blocks[count++] = submission.pieces[i].block;
+    }
+    outcome = lane.ring.submit({blocks, count}, lane.stream, &submission.fence);
+  } else {
+    outcome = lane.fences.record(lane.stream, submission.size_bytes, &submission.fence);
+  }
+  submission.has_fence = outcome.ok();
+  return outcome;
 }
 
 // The next piece of the first transfer of the highest priority that may go on. False: there is none, or it
@@ -221,6 +267,8 @@ Outcome TransferQueue::issue(TransferLane& lane, TransferPiece& piece) noexcept 
   Outcome outcome;
   if (gpu_->is_lost()) {
     outcome = Status::device_lost;
+  } else if (!lane.given_up.ok()) {
+    outcome = lane.given_up;
   } else if (item.is_staged()) {
     outcome = lane.ring.take(piece.size_bytes, &piece.block);
   }
@@ -355,8 +403,11 @@ void TransferQueue::end(TransferItem& item) noexcept {
 // Stops all that wait for a piece to be queued and whose deadline is not after `deadline_ns`.
 void TransferQueue::stop_all(Outcome why, std::uint64_t deadline_ns) noexcept {
   next_deadline_ns_ = ~std::uint64_t{0};
-  for (unsigned i = 0; i < kTransferDirections * kTransferPriorities; ++i) {
-    const List<TransferItem>& list = lanes_[i / kTransferPriorities].waiting[i % kTransferPriorities];
+  for (unsigned i = 0; i < kTransferDirections; ++i) stop_lane(lanes_[i], why, deadline_ns);
+}
+
+void TransferQueue::stop_lane(TransferLane& lane, Outcome why, std::uint64_t deadline_ns) noexcept {
+  for (const List<TransferItem>& list : lane.waiting) {
     for (TransferItem* item = list.first(); item != nullptr;) {
       TransferItem* const next = List<TransferItem>::next(item);
       const std::uint64_t its_ns = item->deadline_ns;
