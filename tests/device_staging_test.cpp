@@ -6,9 +6,7 @@
 #include <numeric>
 #include <thread>
 
-#include "src/device/event_pool.h"
-#include "tests/device_rig.h"
-#include "tests/random.h"
+#include "tests/device_staging_rig.h"
 
 namespace device_test {
 namespace {
@@ -16,71 +14,6 @@ namespace {
 using glebe::paging::Budget;
 using glebe::paging::BudgetAction;
 using glebe::paging::BudgetResult;
-
-// One ring with what it stands on, a stream and a piece of device memory.
-struct Staged {
-  Staged(Rig& a_rig, Gpu& gpu, const StagingOptions& options, std::size_t a_device_bytes = 2 * kGranule)
-      : rig(a_rig),
-        device_bytes(a_device_bytes),
-        stream(a_rig.stream()),
-        memory(a_rig.memory(a_device_bytes)) {
-    REQUIRE(events.open(gpu).ok());
-    fences.open(gpu, events);
-    REQUIRE(ring.open(gpu, fences, options).ok());
-  }
-  ~Staged() {
-    ring.close();
-    fences.close();
-    events.close();
-    CHECK(rig.driver.stream_synchronize(stream) == cuda::Result::success);
-    CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
-    rig.give_back(memory, device_bytes);
-  }
-
-  // Queues one upload of bytes through the ring.
-  Outcome upload(cuda::DevicePointer to, const std::uint8_t* from, std::size_t size_bytes) {
-    for (std::size_t done = 0; done < size_bytes;) {
-      StagingBlock block;
-      const Outcome outcome = ring.take(size_bytes - done, &block);
-      if (!outcome.ok()) return outcome;
-      std::memcpy(block.data, from + done, block.size_bytes);
-      REQUIRE(rig.driver.memcpy_h2d_async(to + done, block.data, block.size_bytes, stream) ==
-              cuda::Result::success);
-      Fence fence = 0;
-      REQUIRE(ring.submit({&block, 1}, stream, &fence).ok());
-      done += block.size_bytes;
-    }
-    return {};
-  }
-  [[nodiscard]] std::vector<std::uint8_t> read(std::size_t size_bytes) const {
-    REQUIRE(rig.driver.stream_synchronize(stream) == cuda::Result::success);
-    std::vector<std::uint8_t> bytes(size_bytes);
-    REQUIRE(rig.driver.memcpy_d2h(bytes.data(), memory, size_bytes) == cuda::Result::success);
-    return bytes;
-  }
-
-  Rig& rig;
-  std::size_t device_bytes;
-  EventPool events;
-  FenceQueue fences;
-  StagingRing ring;
-  cuda::Stream stream;
-  cuda::DevicePointer memory;
-};
-
-StagingOptions small_ring(std::size_t ring_bytes, StagingPolicy policy = StagingPolicy::wait) {
-  StagingOptions options;
-  options.ring_bytes = ring_bytes;
-  options.policy = policy;
-  options.blocks_max = 64;
-  return options;
-}
-
-std::vector<std::uint8_t> noise(Random& random, std::size_t size_bytes) {
-  std::vector<std::uint8_t> bytes(size_bytes);
-  for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random.below(256));
-  return bytes;
-}
 
 TEST_CASE("R1 staging blocks follow one another, aligned, from the start of the slab", "[device]") {
   on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
@@ -400,112 +333,6 @@ TEST_CASE("T6 bad options of a staging ring are refused", "[device]") {
   });
 }
 
-TEST_CASE("2-16 X6 uploads through a driver that fails now and then arrive", "[device]") {
-  using cuda::Call;
-  for (const Call call :
-       {Call::event_create, Call::event_record, Call::event_query, Call::event_synchronize}) {
-    bool is_reached = true;
-    for (std::uint64_t nth = 1; nth <= 100 && is_reached; ++nth) {
-      on_failing_gpu(gpu_test::small(GpuSchedule::adversarial, nth),
-                     [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
-                       Random random(nth);
-                       const std::vector<std::uint8_t> wanted = noise(random, 24 * kKiB);
-                       failing.fail({call, nth, 1, cuda::Result::unknown});
-                       Staged staged(rig, gpu, small_ring(4 * kKiB, StagingPolicy::split));
-                       for (std::size_t at = 0; at < wanted.size(); at += 1024) {
-                         Outcome outcome = staged.upload(staged.memory + at, wanted.data() + at, 1024);
-                         for (int tries = 0; !outcome.ok() && tries < 5; ++tries) {
-                           CHECK(outcome.driver == cuda::Result::unknown);
-                           outcome = staged.upload(staged.memory + at, wanted.data() + at, 1024);
-                         }
-                         REQUIRE(outcome.ok());
-                         if (at % 5120 == 0) static_cast<void>(staged.ring.wait(staged.fences.recorded()));
-                       }
-                       CHECK_FALSE(gpu.is_lost());
-                       CHECK((staged.read(wanted.size()) == wanted));
-                       is_reached = failing.failures(call) > 0;
-                     });
-    }
-  }
-}
-
-TEST_CASE("X6 a fence that cannot be recorded is a wait for the stream, or there is none", "[device]") {
-  using cuda::Call;
-  on_failing_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
-    Staged staged(rig, gpu, small_ring(4 * kKiB));
-    const std::vector<std::uint8_t> bytes(1024, 0x77);
-    const cuda::Stream other = rig.stream();
-    StagingBlock block;
-    REQUIRE(staged.ring.take(1024, &block).ok());
-    std::memcpy(block.data, bytes.data(), bytes.size());
-    REQUIRE(rig.driver.memcpy_h2d_async(staged.memory, block.data, 1024, other) == cuda::Result::success);
-    failing.fail({Call::event_record, 1, 2, cuda::Result::unknown});
-    failing.fail({Call::stream_synchronize, 1, 1, cuda::Result::unknown});
-    Fence fence = 0;
-    CHECK(staged.ring.submit({&block, 1}, other, &fence).driver == cuda::Result::unknown);
-    CHECK(staged.ring.stats().live_bytes == 1024);
-    CHECK(staged.ring.stats().bytes_in_flight == 0);
-    REQUIRE(staged.ring.submit({&block, 1}, other, &fence).ok());
-    CHECK((staged.read(1024) == bytes));  // it was waited for
-    // The fence knows no stream: this one may go.
-    CHECK(rig.driver.stream_destroy(other) == cuda::Result::success);
-    REQUIRE(staged.ring.poll().ok());
-    CHECK(staged.fences.is_reached(fence));
-    CHECK(staged.ring.stats().live_bytes == 0);
-    CHECK(staged.events.idle() == staged.events.created());
-  });
-}
-
-TEST_CASE("X6 errors are no proof that a device is done: neither the block nor the slab is used again",
-          "[device]") {
-  using cuda::Call;
-  EmulatedGpu emulated;
-  REQUIRE(emulated.open(gpu_test::small(GpuSchedule::adversarial)));
-  FailingDriver failing(emulated.driver());
-  REQUIRE(failing.driver().init(0) == cuda::Result::success);
-  Gpu gpu;
-  REQUIRE(gpu.open(failing.driver()).ok());
-  Budget budget;
-  REQUIRE(budget.open("host visible", kMiB, BudgetAction::enforce, {}) == BudgetResult::ok);
-  EventPool events;
-  REQUIRE(events.open(gpu).ok());
-  FenceQueue fences;
-  fences.open(gpu, events);
-  StagingRing ring;
-  StagingOptions options = small_ring(4 * kKiB, StagingPolicy::fail);
-  options.budget = &budget;
-  REQUIRE(ring.open(gpu, fences, options).ok());
-  const CurrentContext current(gpu);
-  cuda::DevicePointer memory = 0;
-  cuda::Stream stream = nullptr;
-  REQUIRE(failing.driver().mem_alloc(&memory, kGranule) == cuda::Result::success);
-  REQUIRE(failing.driver().stream_create(&stream, cuda::kStreamNonBlocking) == cuda::Result::success);
-  StagingBlock block, second;
-  REQUIRE(ring.take(4 * kKiB, &block).ok());
-  std::memset(block.data, 0x42, block.size_bytes);
-  REQUIRE(failing.driver().memcpy_h2d_async(memory, block.data, 4 * kKiB, stream) == cuda::Result::success);
-  Fence fence = 0;
-  REQUIRE(ring.submit({&block, 1}, stream, &fence).ok());
-  for (const Call call : {Call::event_query, Call::event_synchronize, Call::stream_synchronize}) {
-    failing.fail({call, 1, ~std::uint64_t{0} / 2, cuda::Result::unknown});
-  }
-  for (int i = 0; i < 200; ++i) {
-    CHECK(ring.poll().driver == cuda::Result::unknown);
-    CHECK(ring.wait(fence).driver == cuda::Result::unknown);
-    CHECK(ring.take(1, &second).driver == cuda::Result::unknown);
-  }
-  CHECK_FALSE(gpu.is_lost());
-  CHECK_FALSE(fences.is_reached(fence));
-  CHECK(ring.stats().live_bytes == 4 * kKiB);
-  ring.close();
-  CHECK(budget.used_bytes() == 4 * kKiB);
-  CHECK(emulated.usage().host_bytes == 4 * kKiB);
-  fences.close();
-  CHECK(events.idle() == events.created());
-  events.close();
-  gpu.close();
-}
-
 TEST_CASE("R3 a staging ring that is opened with other fences goes by their numbers", "[device]") {
   on_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu) {
     Staged staged(rig, gpu, small_ring(4 * kKiB));
@@ -656,19 +483,6 @@ TEST_CASE("2-1 fences recorded and waited for by several threads", "[device]") {
       CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
     }
     rig.give_back(memory, kGranule);
-  });
-}
-
-TEST_CASE("X6 a lost device holds no staging block", "[device]") {
-  on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
-    Staged staged(rig, gpu, small_ring(4 * kKiB));
-    const std::vector<std::uint8_t> bytes(1024, 1);
-    for (int i = 0; i < 4; ++i) REQUIRE(staged.upload(staged.memory, bytes.data(), bytes.size()).ok());
-    failing.fail({cuda::Call::event_query, 1, 1, cuda::Result::illegal_address});
-    CHECK(staged.ring.poll().status == Status::device_lost);
-    CHECK(gpu.is_lost());
-    CHECK(staged.ring.stats().live_bytes == 0);
-    CHECK(staged.fences.in_flight() == 0);
   });
 }
 

@@ -7,16 +7,9 @@
 
 #include "src/device/event_pool.h"
 #include "src/device/transfer.h"
-#include "tests/device_rig.h"
-#include "tests/random.h"
+#include "tests/device_staging_rig.h"
 
 namespace device_test {
-
-inline std::vector<std::uint8_t> noise(Random& random, std::size_t size_bytes) {
-  std::vector<std::uint8_t> bytes(size_bytes);
-  for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random.next());
-  return bytes;
-}
 
 // Small pieces and no threads: whoever waits does the work.
 inline TransferQueueOptions calm() {
