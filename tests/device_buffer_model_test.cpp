@@ -204,7 +204,9 @@ void run_model(GpuSchedule schedule, std::uint64_t seeds, int steps) {
   const std::uint64_t first = test_seed();
   for (std::uint64_t seed = first; seed < first + seeds; ++seed) {
     INFO("GLEBE_TEST_SEED=" << seed);
-    on_unified(gpu_test::small(schedule, seed), [&](UnifiedRig& unified, Rig& rig) {
+    on_gpu(gpu_test::small(schedule, seed), [&](Rig& rig, Gpu& gpu) {
+      SlabSource slab(rig);
+      UnifiedRig unified(rig, gpu, slab.source(), kWaitForever);
       UnifiedModel model(unified, rig, seed);
       for (int step = 0; step < steps; ++step) model.step();
       REQUIRE(model.end() == 0);

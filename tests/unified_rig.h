@@ -24,10 +24,53 @@ inline Bytes numbered(std::size_t size_bytes, unsigned seed = 1) {
   return bytes;
 }
 
+// Blocks of one piece of device memory, of which the last one that was given back goes out first: whoever
+// still uses a block that he gave back meets the next owner at once. One thread.
+class SlabSource {
+ public:
+  static constexpr std::uint64_t kBlockBytes = 6 * kUnit;
+
+  explicit SlabSource(Rig& rig) : rig_(rig), base_(rig.memory(kBytes)) {
+    for (std::uint64_t at = 0; at + kBlockBytes <= kBytes; at += kBlockBytes) idle_.push_back(base_ + at);
+    count_ = idle_.size();
+  }
+  ~SlabSource() {
+    CHECK(idle_.size() == count_);
+    rig_.give_back(base_, kBytes);
+  }
+  [[nodiscard]] BlockSource source() {
+    BlockSource source;
+    source.self = this;
+    source.allocate = [](void* self, std::uint64_t size_bytes, std::uint64_t, cuda::DevicePointer* address) {
+      auto& idle = static_cast<SlabSource*>(self)->idle_;
+      if (size_bytes > kBlockBytes || idle.empty()) return Outcome(Status::out_of_memory);
+      *address = idle.back();
+      idle.pop_back();
+      return Outcome();
+    };
+    source.free = [](void* self, cuda::DevicePointer address) {
+      static_cast<SlabSource*>(self)->idle_.push_back(address);
+      return Outcome();
+    };
+    source.trim = [](void*, std::uint64_t) -> std::uint64_t { return 0; };
+    return source;
+  }
+
+ private:
+  static constexpr std::uint64_t kBytes = 4 * kMiB;
+
+  Rig& rig_;
+  cuda::DevicePointer base_;
+  std::vector<cuda::DevicePointer> idle_;
+  std::size_t count_ = 0;
+};
+
 class UnifiedRig {
  public:
-  UnifiedRig(Rig& rig, Gpu& gpu, std::uint64_t wait_ns = kWaitForever) : rig_(rig) {
-    options.source = driver_source(gpu);
+  UnifiedRig(Rig& rig, Gpu& gpu, std::uint64_t wait_ns = kWaitForever)
+      : UnifiedRig(rig, gpu, driver_source(gpu), wait_ns) {}
+  UnifiedRig(Rig& rig, Gpu& gpu, const BlockSource& source, std::uint64_t wait_ns) : rig_(rig) {
+    options.source = source;
     options.wait_ns = wait_ns;
     REQUIRE(memory.open(gpu, options).ok());
     stream = rig.stream();

@@ -324,7 +324,10 @@ Outcome UnifiedMemory::mark_written(UnifiedHandle buffer, UnifiedSide side) noex
   Outcome outcome = begin_change({.buffer = buffer}, &record);
   if (!outcome.ok()) return outcome;
   const bool is_host = side == UnifiedSide::host;
-  if (!(is_host ? record->has_host : record->has_device)) outcome = Status::bad_argument;
+  bool& has_memory = is_host ? record->has_host : record->has_device;
+  // What was adopted is there, used or not.
+  has_memory = has_memory || (is_host ? record->is_host_foreign : record->is_device_foreign);
+  if (!has_memory) outcome = Status::bad_argument;
   if (outcome.ok()) {
     record->is_blank = false;
     record->state = is_host ? UnifiedState::host_only : UnifiedState::device_only;

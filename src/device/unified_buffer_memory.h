@@ -198,8 +198,8 @@ class UnifiedMemory {
   // Takes the memory of the device away from the buffer, idle and with the newest contents, which stay on the
   // host too. It is the caller's now: to be freed with the source, unless it was attached.
   Outcome detach_device(UnifiedHandle buffer, cuda::DevicePointer* address) noexcept;
-  // Adopted memory of a side was written from outside: all of its contents are newest there. With both sides'
-  // memory there.
+  // Memory of a side was written from outside: all of its contents are the newest there. bad_argument: there
+  // is no memory on that side.
   Outcome mark_written(UnifiedHandle buffer, UnifiedSide side) noexcept;
 
   // Waits until nothing is under way that touches the buffer.
@@ -207,6 +207,8 @@ class UnifiedMemory {
   Outcome info(UnifiedHandle buffer, UnifiedInfo* info) noexcept;
   [[nodiscard]] UnifiedStats stats() noexcept;
   [[nodiscard]] Gpu& gpu() const noexcept { return *gpu_; }
+  // Where copies to the host are queued; for callers without a stream of their own.
+  [[nodiscard]] cuda::Stream copy_stream() const noexcept { return copies_; }
   [[nodiscard]] const UnifiedOptions& options() const noexcept { return options_; }
 
  private:
