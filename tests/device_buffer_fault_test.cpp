@@ -247,6 +247,40 @@ TEST_CASE("B6 unified buffer: nothing opens halfway when the driver has no strea
   });
 }
 
+TEST_CASE("B6 unified buffer: what was queued before a failure is done before its memory goes", "[device]") {
+  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+    INFO("seed " << seed);
+    on_failing_gpu(
+        gpu_test::small(GpuSchedule::adversarial, seed), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+          SlabSource slab(rig);
+          UnifiedOptions options;
+          options.source = slab.source();
+          options.piece_bytes = kUnit;
+          UnifiedMemory memory;
+          REQUIRE(memory.open(gpu, options).ok());
+          const cuda::Stream streams[] = {rig.stream(), rig.stream()};
+          UnifiedBuffer first, second;
+          const Bytes bytes = numbered(3 * kUnit);
+          REQUIRE(first.create(memory, {bytes.size()}, bytes.data()).ok());
+          REQUIRE(second.create(memory, {bytes.size()}).ok());
+          failing.fail({cuda::Call::memcpy_h2d_async, 3, 1, cuda::Result::out_of_memory});
+          CHECK(first.all().prefetch(UnifiedSide::device, streams[0]).status == Status::out_of_memory);
+          // In the block that the first one gave back.
+          REQUIRE(second.all().fill(std::uint8_t{5}, UnifiedSide::device, streams[1]).ok());
+          REQUIRE(rig.driver.stream_synchronize(streams[1]) == cuda::Result::success);
+          REQUIRE(rig.driver.stream_synchronize(streams[0]) == cuda::Result::success);
+          CHECK(UnifiedRig::on_host(second.all()) == Bytes(bytes.size(), 5));
+          CHECK(UnifiedRig::on_host(first.all()) == bytes);
+          CHECK(first.close().ok());
+          CHECK(second.close().ok());
+          CHECK(memory.close().ok());
+          for (const cuda::Stream stream : streams) {
+            CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+          }
+        });
+  }
+}
+
 TEST_CASE("B7 unified buffer: an access that is given up leaves a valid state", "[device]") {
   on_unified(gpu_test::small(GpuSchedule::adversarial), [](UnifiedRig& unified, Rig&) {
     const Bytes bytes = numbered(5 * kUnit);

@@ -55,6 +55,8 @@ Status UnifiedMemory::look_at_guards(const UnifiedRecord& record, UnifiedUse use
 // not_ready: wait, for as long as wait->sleep_ns, for the change that wait->seen counts.
 Status UnifiedMemory::try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept {
   const Lock lock(record.mutex);
+  if (wait->is_counted) --record.waiters;
+  wait->is_counted = false;
   if (record.generation != claim.buffer >> 32 || record.users == 0) return Status::not_owned;
   const Status guards = claim.minds_guards ? look_at_guards(record, claim.use) : Status::ok;
   if (guards == Status::in_use) return guards;
@@ -64,12 +66,16 @@ Status UnifiedMemory::try_change(UnifiedRecord& record, const Claim& claim, Wait
   }
   wait->seen = record.change.load(std::memory_order_relaxed);
   wait->sleep_ns = claim.cancel != nullptr ? kLookNs : kSleepNs;
-  if (guards == Status::ok || options_.wait_ns == kWaitForever) return Status::not_ready;
-  if (options_.wait_ns == 0) return Status::in_use;
-  const std::uint64_t now_ns = os::clock_fine_ns();
-  if (wait->deadline_ns == 0) wait->deadline_ns = now_ns + options_.wait_ns;
-  if (now_ns >= wait->deadline_ns) return Status::timed_out;
-  if (wait->deadline_ns - now_ns < wait->sleep_ns) wait->sleep_ns = wait->deadline_ns - now_ns;
+  if (guards == Status::not_ready && options_.wait_ns != kWaitForever) {
+    if (options_.wait_ns == 0) return Status::in_use;
+    const std::uint64_t now_ns = os::clock_fine_ns();
+    if (wait->deadline_ns == 0) wait->deadline_ns = now_ns + options_.wait_ns;
+    if (now_ns >= wait->deadline_ns) return Status::timed_out;
+    if (wait->deadline_ns - now_ns < wait->sleep_ns) wait->sleep_ns = wait->deadline_ns - now_ns;
+  }
+  if (claim.cancel != nullptr && claim.cancel->load(std::memory_order_relaxed)) return Status::cancelled;
+  ++record.waiters;
+  wait->is_counted = true;
   return Status::not_ready;
 }
 
@@ -81,18 +87,19 @@ Outcome UnifiedMemory::begin_change(const Claim& claim, UnifiedRecord** found) n
     const Status status = try_change(*record, claim, &wait);
     if (status == Status::ok) *found = record;
     if (status != Status::not_ready) return status;
-    if (claim.cancel != nullptr && claim.cancel->load(std::memory_order_relaxed)) return Status::cancelled;
     os::wait_on(record->change, wait.seen, wait.sleep_ns);
   }
 }
 
 void UnifiedMemory::end_change(UnifiedRecord& record) noexcept {
+  bool is_awaited = false;
   {
     const Lock lock(record.mutex);
     record.is_changing = false;
     record.change.fetch_add(1, std::memory_order_relaxed);
+    is_awaited = record.waiters != 0;
   }
-  os::wake_all(record.change);
+  if (is_awaited) os::wake_all(record.change);
 }
 
 // Of the device: what the program queued in the stream is behind an event from now on.
@@ -105,13 +112,15 @@ void UnifiedMemory::end_guard(UnifiedGuard& guard) noexcept {
     CHECK(begin_change({.buffer = handle, .minds_guards = false}, &same).ok());
     note_use(record, guard.stream_, is_read(guard.use_) ? kReadsDevice : kWritesDevice);
   }
+  bool is_awaited = false;
   {
     const Lock lock(record.mutex);
     record.guards.remove(&guard);
     if (is_device) record.is_changing = false;
     record.change.fetch_add(1, std::memory_order_relaxed);
+    is_awaited = record.waiters != 0;
   }
-  os::wake_all(record.change);
+  if (is_awaited) os::wake_all(record.change);
 }
 
 Outcome UnifiedMemory::resolve(const UnifiedRecord& record, const Request& request, Work* work) noexcept {

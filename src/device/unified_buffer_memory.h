@@ -234,6 +234,7 @@ class UnifiedMemory {
     std::uint64_t deadline_ns = 0;  // 0: no guard was in the way yet
     std::uint64_t sleep_ns = 0;
     std::uint32_t seen = 0;
+    bool is_counted = false;  // as one who waits
   };
   [[nodiscard]] Status try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept;
   [[nodiscard]] Outcome begin_change(const Claim& claim, UnifiedRecord** record) noexcept;

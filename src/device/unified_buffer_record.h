@@ -1,8 +1,8 @@
 // What is known of one unified buffer, inside of UnifiedMemory (namespace glebe::device).
 //
-// The lock guards `generation`, `users`, `guards` and `is_changing`. Everything else belongs to the thread
-// that set is_changing, which makes calls of the driver without the lock. `change` rises under the lock when
-// a guard or a change ends; who waits for that sleeps on it.
+// The lock guards `generation`, `users`, `waiters`, `guards` and `is_changing`. Everything else belongs to
+// the thread that set is_changing, which makes calls of the driver without the lock. `change` rises under the
+// lock when a guard or a change ends; who waits for that sleeps on it.
 #pragma once
 
 #include <atomic>
@@ -36,8 +36,9 @@ struct UnifiedRecord {
   os::Mutex mutex;
   std::atomic<std::uint32_t> change{0};
   std::uint32_t index = 0, generation = 0;
-  std::uint32_t vacant = 0;  // index + 1 of the next vacant record
-  std::uint32_t users = 0;   // owners; 0: vacant, or being closed
+  std::uint32_t vacant = 0;   // index + 1 of the next vacant record
+  std::uint32_t users = 0;    // owners; 0: vacant, or being closed
+  std::uint32_t waiters = 0;  // threads that sleep on `change`, or are about to
   bool is_changing = false;
   List<UnifiedGuard> guards;
 
