@@ -2,6 +2,7 @@
 // accesses that are given up, devices that are lost, guards that do not go together, ends while work is under
 // way.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -18,7 +19,7 @@ constexpr cuda::Call kCalls[] = {
     cuda::Call::memcpy_d2d_async,   cuda::Call::memset_d8_async,  cuda::Call::memset_d32_async,
     cuda::Call::event_create,       cuda::Call::event_record,     cuda::Call::event_query,
     cuda::Call::event_synchronize,  cuda::Call::stream_get_id,    cuda::Call::stream_wait_event,
-    cuda::Call::stream_synchronize, cuda::Call::ctx_synchronize,
+    cuda::Call::stream_synchronize, cuda::Call::ctx_synchronize,  cuda::Call::stream_is_capturing,
 };
 
 constexpr std::uint64_t kSize = 3 * kUnit + 5;
@@ -396,6 +397,161 @@ TEST_CASE("B12 unified buffer: guards that do not go together wait, or are refus
       });
       given_up.join();
       CHECK(status.load() == (wait_ns == 0 ? Status::in_use : Status::cancelled));
+    });
+  }
+}
+
+TEST_CASE("B12 unified buffer: a copy that waits for a guard keeps nobody from its target", "[device]") {
+  on_unified(gpu_test::small(GpuSchedule::threaded), [](UnifiedRig& unified, Rig&) {
+    UnifiedBuffer to, from;  // in this order: the target is taken first
+    REQUIRE(to.create(unified.memory, {kUnit}).ok());
+    REQUIRE(from.create(unified.memory, {kUnit}).ok());
+    HostWrite writer;
+    REQUIRE(from.all().host_write(&writer, Overwrite::full).ok());
+    std::memset(writer.data(), 6, kUnit);
+    const UnifiedSlice target = to.all(), source = from.all();
+    std::atomic<bool> is_copied{false};
+    std::thread copier(
+        [&] { is_copied = target.copy_from(source, UnifiedSide::device, unified.stream).ok(); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    CHECK(unified.info(to).size_bytes == kUnit);
+    CHECK(UnifiedRig::on_host(to.all()) == Bytes(kUnit));
+    CHECK_FALSE(is_copied.load());
+    writer.close();
+    copier.join();
+    CHECK(is_copied.load());
+    CHECK(UnifiedRig::on_host(to.all()) == Bytes(kUnit, 6));
+  });
+}
+
+struct Reclaimer {
+  UnifiedBuffer* buffers[2] = {};
+  Status answers[2] = {};
+  UnifiedInfo now;
+};
+
+TEST_CASE("K2 unified buffer: who is asked to free memory may evict, and is never locked out", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig&, Gpu& gpu) {
+    Reclaimer reclaimer;
+    glebe::paging::BudgetCallbacks callbacks;
+    callbacks.context = &reclaimer;
+    callbacks.reclaim = [](void* context, std::uint64_t) {
+      auto& self = *static_cast<Reclaimer*>(context);
+      for (int i = 0; i < 2; ++i) self.answers[i] = self.buffers[i]->evict(UnifiedSide::host).status;
+      CHECK(self.buffers[0]->info(&self.now).status == Status::in_use);
+      return self.answers[1] == Status::ok;
+    };
+    glebe::paging::Budget budget;
+    REQUIRE(budget.open("host", 100'000, glebe::paging::BudgetAction::reclaim, callbacks) ==
+            glebe::paging::BudgetResult::ok);
+    UnifiedMemory memory;
+    UnifiedOptions options;
+    options.source = driver_source(gpu);
+    options.budget = &budget;
+    REQUIRE(memory.open(gpu, options).ok());
+    UnifiedBuffer asking, idle;
+    REQUIRE(asking.create(memory, {60'000}).ok());
+    REQUIRE(idle.create(memory, {60'000}).ok());
+    reclaimer.buffers[0] = &asking;
+    reclaimer.buffers[1] = &idle;
+    CHECK(UnifiedRig::on_host(idle.all()) == Bytes(60'000));
+    CHECK(UnifiedRig::on_host(asking.all()) == Bytes(60'000));
+    CHECK(reclaimer.answers[0] == Status::in_use);  // the one that memory is asked for
+    CHECK(reclaimer.answers[1] == Status::ok);
+    CHECK(asking.close().ok());
+    CHECK(idle.close().ok());
+    CHECK(memory.close().ok());
+  });
+}
+
+TEST_CASE("B6 unified buffer: a fill that fails in the middle leaves one truth", "[device]") {
+  using Pattern = std::array<std::uint32_t, 4>;
+  for (const UnifiedState state : {UnifiedState::synchronized, UnifiedState::host_dirty,
+                                   UnifiedState::host_only, UnifiedState::device_dirty}) {
+    for (std::uint64_t nth = 1; nth <= 6; ++nth) {
+      INFO(name_of(state) << ", call " << nth);
+      on_failing_gpu(gpu_test::small(), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+        UnifiedRig unified(rig, gpu);
+        UnifiedBuffer buffer;
+        const Bytes bytes = numbered(2 * kUnit);
+        unified.bring_to(state, &buffer, bytes);
+        failing.fail({nth <= 4 ? cuda::Call::memset_d32_async : cuda::Call::memcpy_d2d_async,
+                      nth <= 4 ? nth : nth - 4, 1, cuda::Result::out_of_memory});
+        UnifiedSlice part;
+        REQUIRE(buffer.all().slice(1600, 3200, &part).ok());
+        CHECK(part.fill(Pattern{1, 2, 3, 4}, UnifiedSide::device, unified.stream).status ==
+              Status::out_of_memory);
+        const Bytes now = unified.on_host(buffer.all());
+        CHECK(unified.on_device(buffer.all()) == now);
+        if (state != UnifiedState::device_dirty) CHECK(now == bytes);
+      });
+    }
+  }
+}
+
+TEST_CASE("B6 unified buffer: a stream that is being captured is refused", "[device]") {
+  on_unified(gpu_test::small(), [](UnifiedRig& unified, Rig& rig) {
+    UnifiedBuffer buffer;
+    REQUIRE(buffer.create(unified.memory, {100}).ok());
+    rig.emulated->set_capture_status(unified.stream, cuda::CaptureStatus::active);
+    DeviceRead guard;
+    CHECK(buffer.all().device_read(unified.stream, &guard).status == Status::unsupported);
+    CHECK(buffer.all().fill(std::uint8_t{1}, UnifiedSide::device, unified.stream).status ==
+          Status::unsupported);
+    CHECK(unified.info(buffer).device_bytes == 0);
+    rig.emulated->set_capture_status(unified.stream, cuda::CaptureStatus::none);
+    CHECK(buffer.all().device_read(unified.stream, &guard).ok());
+  });
+}
+
+TEST_CASE("B3 unified buffer: many streams make the host wait once, not each time", "[device]") {
+  on_failing_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    SlabSource slab(rig);
+    UnifiedRig unified(rig, gpu, slab.source(), kWaitForever);
+    std::vector<cuda::Stream> streams;
+    for (int i = 0; i < 40; ++i) streams.push_back(rig.stream());
+    UnifiedBuffer buffer;
+    REQUIRE(buffer.create(unified.memory, {3 * kUnit}).ok());
+    const std::uint64_t before = failing.calls(cuda::Call::ctx_synchronize);
+    for (const cuda::Stream stream : streams) {
+      DeviceRead guard;
+      REQUIRE(buffer.all().device_read(stream, &guard).ok());
+    }
+    REQUIRE(buffer.all().fill(std::uint8_t{9}, UnifiedSide::device, streams[0]).ok());
+    for (int i = 0; i < 10; ++i) {
+      DeviceRead guard;
+      REQUIRE(buffer.all().device_read(streams[1], &guard).ok());
+    }
+    CHECK(failing.calls(cuda::Call::ctx_synchronize) - before <= 3);
+    CHECK(UnifiedRig::on_host(buffer.all()) == Bytes(3 * kUnit, 9));
+    CHECK(buffer.close().ok());
+    for (const cuda::Stream stream : streams) {
+      CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+    }
+  });
+}
+
+TEST_CASE("mut-B13 unified buffer: the last guard closes a buffer whose owner is gone", "[device]") {
+  for (const std::uint64_t wait_ns : {std::uint64_t{0}, kWaitForever}) {
+    on_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu) {
+      UnifiedRig unified(rig, gpu, wait_ns);
+      HostRead host;
+      DeviceRead device;
+      UnifiedSlice slice;
+      {
+        UnifiedBuffer buffer;
+        REQUIRE(buffer.create(unified.memory, {kUnit}).ok());
+        slice = buffer.all();
+        REQUIRE(slice.host_read(&host).ok());
+        REQUIRE(slice.device_read(unified.stream, &device).ok());
+      }
+      CHECK(unified.memory.stats().buffers == 1);
+      CHECK(host.data()[5] == std::byte{0});
+      host.close();
+      CHECK(unified.memory.stats().buffers == 1);
+      device.close();
+      CHECK(unified.memory.stats().buffers == 0);
+      CHECK(slice.host_read(&host).status == Status::not_owned);
     });
   }
 }

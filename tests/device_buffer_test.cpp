@@ -428,6 +428,12 @@ TEST_CASE("X8 unified buffer: adopt, attach, detach, move", "[device]") {
       CHECK(own == Bytes(bytes.size(), 7));  // it went to the memory that was adopted
       CHECK(buffer.resize(5).status == Status::bad_argument);
       CHECK(unified.memory.stats().host_bytes == 0);
+      UnifiedBuffer odd;
+      REQUIRE(odd.adopt(unified.memory, {96, reinterpret_cast<std::byte*>(own.data()) + 4}).ok());
+      UnifiedView<std::uint64_t> words;
+      UnifiedView<std::uint32_t> halves;
+      CHECK(UnifiedView<std::uint64_t>::of(odd.all(), &words).status == Status::bad_argument);
+      CHECK(UnifiedView<std::uint32_t>::of(odd.all(), &halves).ok());
     }
     {
       UnifiedBuffer buffer;

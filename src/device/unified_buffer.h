@@ -98,10 +98,15 @@ class UnifiedView {
  public:
   constexpr UnifiedView() noexcept = default;
 
-  // bad_argument: the part is not an exact multiple of the element, or does not start at its alignment.
+  // bad_argument: the part is not an exact multiple of the element, or does not start at its alignment (also
+  // where the memory was adopted). not_owned: the buffer is closed.
   static Outcome of(const UnifiedSlice& slice, UnifiedView* view) noexcept {
     const bool is_exact = slice.size_bytes() % sizeof(T) == 0 && slice.offset_bytes() % alignof(T) == 0;
     if (!is_exact || slice.size_bytes() == 0) return Status::bad_argument;
+    UnifiedInfo now;
+    const Outcome outcome = slice.memory()->info(slice.range().buffer, &now);
+    if (!outcome.ok()) return outcome;
+    if (now.align_bytes < alignof(T)) return Status::bad_argument;
     view->slice_ = slice;
     return {};
   }
@@ -126,13 +131,14 @@ class UnifiedView {
   UnifiedSlice slice_;
 };
 
-// Owns a buffer, alone or with others that share() made; the last one closes it. Moved, not copied. The
-// destructor waits as close() does, and gives up after a few failures: the driver does not let go of memory.
+// Owns a buffer, alone or with others that share() made; the last one closes it. Moved, not copied. If there
+// are guards when the destructor runs, the last of them closes the buffer; what the driver does not let go of
+// then stays.
 class UnifiedBuffer {
  public:
   UnifiedBuffer() noexcept = default;
   ~UnifiedBuffer() {
-    for (int i = 0; i < kTries && !close().ok(); ++i) continue;
+    if (memory_ != nullptr) memory_->abandon(handle_);
   }
   UnifiedBuffer(UnifiedBuffer&& other) noexcept : memory_(other.memory_), handle_(other.handle_) {
     other.memory_ = nullptr;
@@ -216,8 +222,6 @@ class UnifiedBuffer {
   }
 
  private:
-  static constexpr int kTries = 3;
-
   Outcome keep(UnifiedMemory& memory, const Outcome& outcome) noexcept {
     if (outcome.ok()) memory_ = &memory;
     return outcome;

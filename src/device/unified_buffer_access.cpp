@@ -64,6 +64,7 @@ Status UnifiedMemory::try_change(UnifiedRecord& record, const Claim& claim, Wait
     record.is_changing = true;
     return Status::ok;
   }
+  if (guards == Status::not_ready && !claim.waits_for_guards) return Status::not_ready;
   wait->seen = record.change.load(std::memory_order_relaxed);
   wait->sleep_ns = claim.cancel != nullptr ? kLookNs : kSleepNs;
   if (guards == Status::not_ready && options_.wait_ns != kWaitForever) {
@@ -86,9 +87,17 @@ Outcome UnifiedMemory::begin_change(const Claim& claim, UnifiedRecord** found) n
   for (;;) {
     const Status status = try_change(*record, claim, &wait);
     if (status == Status::ok) *found = record;
-    if (status != Status::not_ready) return status;
+    if (status != Status::not_ready || !wait.is_counted) return status;
+    // Called back by whoever was asked for memory: somebody may be waiting for this thread.
+    if (is_asking()) return give_up(*record);
     os::wait_on(record->change, wait.seen, wait.sleep_ns);
   }
+}
+
+Outcome UnifiedMemory::give_up(UnifiedRecord& record) noexcept {
+  const Lock lock(record.mutex);
+  --record.waiters;
+  return Status::in_use;
 }
 
 void UnifiedMemory::end_change(UnifiedRecord& record) noexcept {
@@ -112,15 +121,18 @@ void UnifiedMemory::end_guard(UnifiedGuard& guard) noexcept {
     CHECK(begin_change({.buffer = handle, .minds_guards = false}, &same).ok());
     note_use(record, guard.stream_, is_read(guard.use_) ? kReadsDevice : kWritesDevice);
   }
-  bool is_awaited = false;
+  bool is_awaited = false, is_last = false;
+  const std::uint64_t handle = std::uint64_t{record.generation} << 32 | (record.index + 1);
   {
     const Lock lock(record.mutex);
     record.guards.remove(&guard);
+    is_last = record.is_abandoned && record.guards.is_empty();
     if (is_device) record.is_changing = false;
     record.change.fetch_add(1, std::memory_order_relaxed);
     is_awaited = record.waiters != 0;
   }
   if (is_awaited) os::wake_all(record.change);
+  if (is_last) abandon(handle);
 }
 
 Outcome UnifiedMemory::resolve(const UnifiedRecord& record, const Request& request, Work* work) noexcept {
@@ -170,15 +182,18 @@ Outcome UnifiedMemory::access(const Request& request, UnifiedGuard* guard) noexc
   return outcome;
 }
 
-Outcome UnifiedMemory::access_and_do(const Request& request, Body body, void* context) noexcept {
+Outcome UnifiedMemory::access_and_do(const Request& request, const Deed& deed) noexcept {
   UnifiedRecord* record = nullptr;
-  Outcome outcome =
-      begin_change({.buffer = request.range.buffer, .use = request.use, .cancel = request.cancel}, &record);
+  Outcome outcome = begin_change({.buffer = request.range.buffer,
+                                  .use = request.use,
+                                  .cancel = request.cancel,
+                                  .waits_for_guards = deed.waits_for_guards},
+                                 &record);
   if (!outcome.ok()) return outcome;
   Work work;
   outcome = resolve(*record, request, &work);
-  work.body = body;
-  work.context = context;
+  work.body = deed.body;
+  work.context = deed.context;
   if (outcome.ok()) outcome = prepare(*record, work);
   end_change(*record);
   return outcome;
@@ -202,6 +217,14 @@ Outcome UnifiedMemory::prefetch(const UnifiedRange& range, UnifiedSide side, cud
 Outcome UnifiedMemory::prepare(UnifiedRecord& record, const Work& work) noexcept {
   if (is_host_use(work.use) && record.is_broken) return Status::device_lost;
   if (work.is_cancelled()) return Status::cancelled;
+  if (!is_host_use(work.use) && work.use < UnifiedUse::evict_device) {
+    // An event that is recorded then belongs to the graph, and tells nothing about the stream.
+    const CurrentContext current(*gpu_);
+    cuda::CaptureStatus capture = cuda::CaptureStatus::none;
+    const Outcome outcome = gpu_->check(gpu_->driver().stream_is_capturing(work.stream, &capture));
+    if (!outcome.ok()) return outcome;
+    if (capture != cuda::CaptureStatus::none) return Status::unsupported;
+  }
   if (record.is_blank) return prepare_blank(record, work);
   const UnifiedState before = record.state;
   const UnifiedStep step = step_of(before, work.use);
@@ -247,11 +270,16 @@ Outcome UnifiedMemory::move_and_do(UnifiedRecord& record, const Work& work) noex
   return outcome.ok() ? do_body(record, work) : outcome;
 }
 
-// What it queued may be under way even if it failed.
+// What it queued may be under way even if it failed. Then the units may be half written: the side that had
+// everything is right about them, and the other one is not.
 Outcome UnifiedMemory::do_body(UnifiedRecord& record, const Work& work) noexcept {
   if (work.body == nullptr) return {};
   const Outcome outcome = work.body(*this, record, work);
-  if (!is_host_use(work.use)) note_use(record, work.stream, kWritesDevice);
+  if (is_host_use(work.use)) return outcome;
+  note_use(record, work.stream, kWritesDevice);
+  if (outcome.ok() || record.is_blank || !record.has_host || !record.has_device) return outcome;
+  if (record.state == UnifiedState::synchronized) record.state = UnifiedState::host_dirty;
+  record.dirty.set(work.units);
   return outcome;
 }
 
@@ -357,6 +385,10 @@ Outcome UnifiedMemory::info(UnifiedHandle buffer, UnifiedInfo* info) noexcept {
   info->device_bytes = record->has_device ? record->size_bytes : 0;
   info->dirty_bytes = record->dirty.bytes(record->size_bytes);
   info->pending = record->pending_count;
+  const std::uint64_t addresses =
+      (record->is_host_foreign ? reinterpret_cast<std::uintptr_t>(record->host) : 0) |
+      (record->is_device_foreign ? record->device : 0) | kDeviceAlignBytes;
+  info->align_bytes = addresses & (~addresses + 1);
   {
     const Lock lock(record->mutex);
     for (const UnifiedGuard* guard = record->guards.first(); guard != nullptr;

@@ -33,9 +33,8 @@ void fill_bytes(std::byte* to, std::uint64_t size_bytes, const UnifiedPattern& p
   }
 }
 
-struct DeviceCopy {
+struct CopyWithin {
   UnifiedRange from;
-  UnifiedHandle to = 0;
 };
 
 }  // namespace
@@ -50,7 +49,7 @@ Outcome UnifiedMemory::fill(const UnifiedRange& range, const UnifiedPattern& pat
     return outcome;
   }
   UnifiedPattern wanted = pattern;
-  return access_and_do({range, UnifiedUse::device_overwrite, stream}, fill_on_device, &wanted);
+  return access_and_do({range, UnifiedUse::device_overwrite, stream}, {fill_on_device, &wanted});
 }
 
 Outcome UnifiedMemory::fill_on_device(UnifiedMemory& memory, UnifiedRecord& record,
@@ -72,11 +71,18 @@ Outcome UnifiedMemory::fill_on_device(UnifiedMemory& memory, UnifiedRecord& reco
     }
     return gpu.check(driver.memset_d32_async(to, word, work.size_bytes / sizeof word, work.stream));
   }
-  // A small source in ordinary memory is taken when the copy is called.
-  alignas(16) std::byte first[4 * kKiB];
-  std::uint64_t done = work.size_bytes < sizeof first ? work.size_bytes : sizeof first;
-  fill_bytes(first, done, pattern);
-  Outcome outcome = gpu.check(driver.memcpy_h2d_async(to, first, done, work.stream));
+  // One pattern byte by byte, or word by word, and then by doubling: no bytes of the host that the device
+  // might read late.
+  Outcome outcome;
+  const unsigned unit = to % sizeof(unsigned) == 0 && period % sizeof(unsigned) == 0 ? sizeof(unsigned) : 1;
+  for (unsigned at = 0; at < period && outcome.ok(); at += unit) {
+    unsigned word = 0;
+    std::memcpy(&word, pattern.bytes + at, unit);
+    outcome = gpu.check(
+        unit == 1 ? driver.memset_d8_async(to + at, static_cast<unsigned char>(word), 1, work.stream)
+                  : driver.memset_d32_async(to + at, word, 1, work.stream));
+  }
+  std::uint64_t done = period;
   while (outcome.ok() && done < work.size_bytes) {
     const std::uint64_t more = done < work.size_bytes - done ? done : work.size_bytes - done;
     outcome = gpu.check(driver.memcpy_d2d_async(to + done, to, more, work.stream));
@@ -90,21 +96,16 @@ Outcome UnifiedMemory::fill_on_device(UnifiedMemory& memory, UnifiedRecord& reco
 Outcome UnifiedMemory::copy(const UnifiedRange& to, const UnifiedRange& from, UnifiedSide side,
                             cuda::Stream stream) noexcept {
   if (to.size_bytes != from.size_bytes) return Status::bad_argument;
-  DeviceCopy copy = {from, to.buffer};
   if (to.buffer == from.buffer) {
+    CopyWithin copy = {from};
     const bool is_host = side == UnifiedSide::host;
     return access_and_do({to, is_host ? UnifiedUse::host_write : UnifiedUse::device_write, stream},
-                         is_host ? copy_within_host : copy_within_device, &copy);
+                         {is_host ? copy_within_host : copy_within_device, &copy});
   }
   const bool is_from_first = static_cast<std::uint32_t>(from.buffer) < static_cast<std::uint32_t>(to.buffer);
   if (side == UnifiedSide::device) {
-    const Request write = {to, UnifiedUse::device_overwrite, stream};
-    if (!is_from_first) return access_and_do(write, copy_between, &copy);
-    DeviceRead source;
-    const Outcome outcome = access({from, UnifiedUse::device_read, stream}, &source);
-    if (!outcome.ok()) return outcome;
-    cuda::DevicePointer address = source.address();
-    return access_and_do(write, copy_from_address, &address);
+    return copy_on_device({from, UnifiedUse::device_read, stream},
+                          {to, UnifiedUse::device_overwrite, stream});
   }
   HostRead source;
   HostWrite target;
@@ -116,15 +117,27 @@ Outcome UnifiedMemory::copy(const UnifiedRange& to, const UnifiedRange& from, Un
   return outcome;
 }
 
-Outcome UnifiedMemory::copy_between(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept {
-  const auto& copy = *static_cast<const DeviceCopy*>(work.context);
-  DeviceRead source;
-  const Outcome outcome = memory.access({copy.from, UnifiedUse::device_read, work.stream}, &source);
-  if (!outcome.ok()) return outcome;
-  Work again = work;
-  cuda::DevicePointer address = source.address();
-  again.context = &address;
-  return copy_from_address(memory, record, again);
+// The guard of `from` is open while `to` is changed. Of two copies that go both ways one waits like that, and
+// the other one gives way.
+Outcome UnifiedMemory::copy_on_device(const Request& read, const Request& write) noexcept {
+  const bool is_from_first =
+      static_cast<std::uint32_t>(read.range.buffer) < static_cast<std::uint32_t>(write.range.buffer);
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries; ++i) {
+    {
+      DeviceRead source;
+      const Outcome outcome = access(read, &source);
+      if (!outcome.ok()) return outcome;
+      cuda::DevicePointer address = source.address();
+      const Outcome copied = access_and_do(write, {copy_from_address, &address, is_from_first});
+      if (copied.status != Status::not_ready) return copied;
+    }
+    UnifiedRecord* record = nullptr;
+    const Outcome outcome = begin_change({.buffer = write.range.buffer, .use = write.use}, &record);
+    if (!outcome.ok()) return outcome;
+    end_change(*record);
+  }
+  return Status::in_use;
 }
 
 Outcome UnifiedMemory::copy_from_address(UnifiedMemory& memory, UnifiedRecord& record,
@@ -136,7 +149,7 @@ Outcome UnifiedMemory::copy_from_address(UnifiedMemory& memory, UnifiedRecord& r
 }
 
 Outcome UnifiedMemory::copy_within_host(UnifiedMemory&, UnifiedRecord& record, const Work& work) noexcept {
-  const UnifiedRange& from = static_cast<const DeviceCopy*>(work.context)->from;
+  const UnifiedRange& from = static_cast<const CopyWithin*>(work.context)->from;
   if (from.offset_bytes > record.size_bytes || from.size_bytes > record.size_bytes - from.offset_bytes) {
     return Status::bad_argument;
   }
@@ -148,7 +161,7 @@ Outcome UnifiedMemory::copy_within_host(UnifiedMemory&, UnifiedRecord& record, c
 // order.
 Outcome UnifiedMemory::copy_within_device(UnifiedMemory& memory, UnifiedRecord& record,
                                           const Work& work) noexcept {
-  const UnifiedRange& range = static_cast<const DeviceCopy*>(work.context)->from;
+  const UnifiedRange& range = static_cast<const CopyWithin*>(work.context)->from;
   if (range.offset_bytes > record.size_bytes || range.size_bytes > record.size_bytes - range.offset_bytes) {
     return Status::bad_argument;
   }

@@ -84,6 +84,7 @@ Outcome UnifiedMemory::take_record(std::uint64_t size_bytes, UnifiedHandle* buff
   record.is_blank = record.is_pinned = true;
   record.is_broken = record.is_host_foreign = record.is_device_foreign = false;
   record.counts = {};
+  record.is_abandoned = false;
   record.users = 1;
   *buffer = std::uint64_t{++record.generation} << 32 | (index + 1);
   return {};
@@ -173,6 +174,37 @@ Outcome UnifiedMemory::release(UnifiedHandle buffer) noexcept {
   }
   end_change(*record);
   return outcome;
+}
+
+void UnifiedMemory::abandon(UnifiedHandle buffer) noexcept {
+  UnifiedRecord* record = record_of(buffer);
+  if (record == nullptr) return;
+  {
+    const Lock lock(record->mutex);
+    if (record->generation != buffer >> 32 || record->users == 0) return;
+    if (record->users == 1) record->is_abandoned = true;
+    if (record->users == 1 && !record->guards.is_empty()) return;
+  }
+  // What the driver does not let go of stays.
+  constexpr int kTries = 3;
+  for (int i = 0; i < kTries && !release(buffer).ok(); ++i) continue;
+}
+
+UnifiedMemory::Asking::Asking(UnifiedMemory& owner) noexcept : memory(owner), thread(os::thread_id()) {
+  const Lock lock(memory.mutex_);
+  memory.asking_.push_back(this);
+}
+
+UnifiedMemory::Asking::~Asking() {
+  const Lock lock(memory.mutex_);
+  memory.asking_.remove(this);
+}
+
+bool UnifiedMemory::is_asking() noexcept {
+  const Lock lock(mutex_);
+  const Asking* asking = asking_.first();
+  while (asking != nullptr && asking->thread != os::thread_id()) asking = asking_.next(asking);
+  return asking != nullptr;
 }
 
 }  // namespace glebe::device

@@ -14,7 +14,9 @@
 // Thread-safe. Each buffer has a lock for its state, held for no call of the driver, and one thread at a time
 // changes it: allocates, moves, evicts. Any number of readers may have guards at the same time, or one
 // writer; who does not fit waits, or is refused, as `wait_ns` says. A thread that has a guard and asks for
-// one that would wait for it is refused with in_use: it cannot lock itself out.
+// one that would wait for it is refused with in_use: it cannot lock itself out. The same holds for what the
+// budget or the source call back when they are asked for memory: buffers that nobody has they may evict, for
+// others they get in_use.
 #pragma once
 
 #include <atomic>
@@ -82,6 +84,7 @@ struct UnifiedInfo {
   UnifiedState state = UnifiedState::host_only;
   std::uint64_t size_bytes = 0, host_bytes = 0, device_bytes = 0;  // of its contents; of memory
   std::uint64_t dirty_bytes = 0;                                   // that differ
+  std::uint64_t align_bytes = 0;  // memory on both sides starts at a multiple of this, at most 256
   std::uint64_t to_device_bytes = 0, to_device_copies = 0, to_host_bytes = 0, to_host_copies = 0;
   std::uint64_t host_allocations = 0, device_allocations = 0;
   std::uint32_t readers = 0, writers = 0, pending = 0;  // guards; events not known to have passed
@@ -164,6 +167,8 @@ class UnifiedMemory {
   // the buffer is there as before.
   Outcome share(UnifiedHandle buffer) noexcept;
   Outcome release(UnifiedHandle buffer) noexcept;
+  // As release(), for an owner who cannot come back: while there are guards, the last of them closes it.
+  void abandon(UnifiedHandle buffer) noexcept;
 
   struct Request {
     UnifiedRange range;
@@ -171,32 +176,37 @@ class UnifiedMemory {
     cuda::Stream stream = nullptr;  // of uses of the device
     const CancelFlag* cancel = nullptr;
   };
-  // not_owned: closed. bad_argument: outside of it, or empty. in_use, timed_out, cancelled; out_of_memory,
+  // not_owned: closed. bad_argument: outside of it, or empty. unsupported: the stream is being captured into
+  // a graph (a guard neither opens nor closes during that). in_use, timed_out, cancelled; out_of_memory,
   // over_budget, no_host_memory, device_lost, failed: contents are as before.
   Outcome access(const Request& request, UnifiedGuard* guard) noexcept;
 
   // Starts to make a copy of the range valid on a side and does not wait for it. Copies to the host go
-  // through a stream of this object, `stream` is not used then.
+  // through a stream of this object, `stream` is not used then; to memory that is not pinned the driver
+  // copies before it returns, so that one waits.
   Outcome prefetch(const UnifiedRange& range, UnifiedSide side, cuda::Stream stream) noexcept;
   // Gives the memory of a side up; the contents stay, on the other one. Waits until the memory is idle.
   Outcome evict(UnifiedHandle buffer, UnifiedSide side, const CancelFlag* cancel) noexcept;
   // Gives contents and memory of both sides up: all zeros, as a fresh buffer.
   Outcome discard(UnifiedHandle buffer) noexcept;
-  // Keeps the first min(old, new) bytes; more bytes are zero. The side with the newest copy keeps memory.
+  // Keeps the first min(old, new) bytes; more bytes are zero. The side with the newest copy keeps memory. If
+  // the driver cannot even tell when it has copied, the new block of the device stays in use for ever.
   Outcome resize(UnifiedHandle buffer, std::uint64_t size_bytes) noexcept;
 
   // The range becomes copies of the pattern; a multiple of its size. If the driver fails in the middle of a
   // fill on the device that takes several calls (patterns of 2, 8 and 16 bytes), a part of the range has it.
   Outcome fill(const UnifiedRange& range, const UnifiedPattern& pattern, UnifiedSide side,
                cuda::Stream stream) noexcept;
-  // Ranges of the same size, which may overlap; then a copy on the device waits for the device.
+  // Ranges of the same size, which may overlap; then a copy on the device waits for the device. After a
+  // failure `from` may have memory on that side which it had not.
   Outcome copy(const UnifiedRange& to, const UnifiedRange& from, UnifiedSide side,
                cuda::Stream stream) noexcept;
 
   // Gives memory of the caller's to a buffer that has none on the device; it is never freed here.
   Outcome attach_device(UnifiedHandle buffer, cuda::DevicePointer address) noexcept;
   // Takes the memory of the device away from the buffer, idle and with the newest contents, which stay on the
-  // host too. It is the caller's now: to be freed with the source, unless it was attached.
+  // host too. It is the caller's now: to be freed with the source, unless it was attached. After a failure
+  // the buffer may have memory on a side where it had none.
   Outcome detach_device(UnifiedHandle buffer, cuda::DevicePointer* address) noexcept;
   // Memory of a side was written from outside: all of its contents are the newest there. bad_argument: there
   // is no memory on that side.
@@ -204,6 +214,7 @@ class UnifiedMemory {
 
   // Waits until nothing is under way that touches the buffer.
   Outcome wait_idle(UnifiedHandle buffer) noexcept;
+  // Waits for a move that is under way.
   Outcome info(UnifiedHandle buffer, UnifiedInfo* info) noexcept;
   [[nodiscard]] UnifiedStats stats() noexcept;
   [[nodiscard]] Gpu& gpu() const noexcept { return *gpu_; }
@@ -229,6 +240,7 @@ class UnifiedMemory {
     UnifiedUse use = UnifiedUse::host_write;  // guards that do not go with it are waited for
     const CancelFlag* cancel = nullptr;
     bool minds_guards = true;
+    bool waits_for_guards = true;  // otherwise: not_ready
   };
   struct Wait {
     std::uint64_t deadline_ns = 0;  // 0: no guard was in the way yet
@@ -238,9 +250,26 @@ class UnifiedMemory {
   };
   [[nodiscard]] Status try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept;
   [[nodiscard]] Outcome begin_change(const Claim& claim, UnifiedRecord** record) noexcept;
+  [[nodiscard]] static Outcome give_up(UnifiedRecord& record) noexcept;
   void end_change(UnifiedRecord& record) noexcept;
   void end_guard(UnifiedGuard& guard) noexcept;
-  [[nodiscard]] Outcome access_and_do(const Request& request, Body body, void* context) noexcept;
+  struct Deed {
+    Body body = nullptr;
+    void* context = nullptr;
+    bool waits_for_guards = true;
+  };
+  [[nodiscard]] Outcome access_and_do(const Request& request, const Deed& deed) noexcept;
+  [[nodiscard]] Outcome copy_on_device(const Request& read, const Request& write) noexcept;
+  // A call of the program's while memory is asked for; a node on the stack of the thread.
+  struct Asking : ListNode<> {
+    explicit Asking(UnifiedMemory& owner) noexcept;
+    ~Asking();
+    Asking(const Asking&) = delete;
+    Asking& operator=(const Asking&) = delete;
+    UnifiedMemory& memory;
+    std::uintptr_t thread;
+  };
+  [[nodiscard]] bool is_asking() noexcept;  // whether the calling thread is
 
   [[nodiscard]] static Status look_at_guards(const UnifiedRecord& record, UnifiedUse use) noexcept;
   [[nodiscard]] static Outcome resolve(const UnifiedRecord& record, const Request& request,
@@ -257,7 +286,6 @@ class UnifiedMemory {
   [[nodiscard]] Outcome resize_device(UnifiedRecord& record, std::uint64_t size_bytes) noexcept;
   [[nodiscard]] Outcome detach_now(UnifiedRecord& record) noexcept;
   static Outcome fill_on_device(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept;
-  static Outcome copy_between(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept;
   static Outcome copy_from_address(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept;
   static Outcome copy_within_host(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept;
   static Outcome copy_within_device(UnifiedMemory& memory, UnifiedRecord& record, const Work& work) noexcept;
@@ -296,6 +324,7 @@ class UnifiedMemory {
   std::atomic<std::uint32_t> record_count_{0};  // ever used; rises under the lock
   std::uint32_t vacant_ = 0;                    // index + 1
   UnifiedStats stats_;
+  List<Asking> asking_;
 };
 
 }  // namespace glebe::device

@@ -26,6 +26,7 @@ Outcome freed(const Outcome& outcome) noexcept {
 
 Outcome UnifiedMemory::allocate_host(UnifiedRecord& record, std::uint64_t size_bytes,
                                      std::byte** base) noexcept {
+  const Asking asking(*this);
   paging::Budget* budget = options_.budget;
   if (budget != nullptr && budget->charge(options_.tag, size_bytes, nullptr) != paging::BudgetResult::ok) {
     return Status::over_budget;
@@ -75,6 +76,7 @@ Outcome UnifiedMemory::free_host(UnifiedRecord& record, std::byte* base, std::ui
 Outcome UnifiedMemory::allocate_device(UnifiedRecord& record, std::uint64_t size_bytes,
                                        cuda::DevicePointer* address) noexcept {
   if (gpu_->is_lost()) return Status::device_lost;
+  const Asking asking(*this);
   const Outcome outcome = options_.source.allocate(options_.source.self, size_bytes, 0, address);
   if (!outcome.ok()) return outcome;
   ++record.counts.device_allocations;
@@ -232,9 +234,11 @@ Outcome UnifiedMemory::order_after(UnifiedRecord& record, cuda::Stream stream, u
     if ((use.touches & touches) == 0 || (use.event != nullptr && use.stream_id == id)) continue;
     if (use.event != nullptr) {
       outcome = gpu_->check(gpu_->driver().stream_wait_event(stream, use.event, 0));
-    } else {
-      outcome = gpu_->check(gpu_->driver().ctx_synchronize());
+      continue;
     }
+    outcome = gpu_->check(gpu_->driver().ctx_synchronize());
+    if (!outcome.ok()) return outcome;
+    while (record.pending_count > 0) forget_use(record, record.pending_count - 1);
   }
   return outcome;
 }
