@@ -87,10 +87,12 @@ Outcome ResidentHeap::open_device() noexcept {
 
 void ResidentHeap::close() noexcept {
   if (gpu_ == nullptr) return;
+  // A lease that was not released has no mark: whatever is queued may use its chunks.
+  if (stats_.live_leases != 0) wait_for_all();
   for (std::uint32_t i = 0; i < chunks_made_; ++i) {
     Chunk& which = chunk(i);
     // A device that is lost refuses all of this, and has lost the memory too.
-    static_cast<void>(wait_idle(which));
+    if (!wait_idle(which).ok()) wait_for_all();
     const bool is_unmapped =
         !which.has_memory || mover_.unmap(address_of(i)).ok() || mover_.unmap(address_of(i)).ok();
     const Lock lock(mutex_);
@@ -115,6 +117,11 @@ void ResidentHeap::close() noexcept {
   leases_made_ = free_leases_ = ranges_made_ = free_ranges_ = 0;
   stats_ = {};
   gpu_ = nullptr;
+}
+
+void ResidentHeap::wait_for_all() noexcept {
+  const CurrentContext current(*gpu_);
+  static_cast<void>(gpu_->check(gpu_->driver().ctx_synchronize()));
 }
 
 Outcome ResidentHeap::usable() const noexcept {
@@ -283,6 +290,8 @@ void ResidentHeap::change(Chunk& which, ChunkMove move) noexcept {
   CHECK(next_state(from, move, &which.state));
   if (from != ChunkState::absent) --stats_.chunks[static_cast<unsigned>(from)];
   if (which.state != ChunkState::absent) ++stats_.chunks[static_cast<unsigned>(which.state)];
+  const std::uint64_t resident = stats_.chunks[static_cast<unsigned>(ChunkState::resident)];
+  if (resident > stats_.resident_peak) stats_.resident_peak = resident;
 }
 
 void ResidentHeap::pin(Chunk& which) noexcept {

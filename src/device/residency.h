@@ -107,7 +107,7 @@ struct ResidencyStats {
   std::uint64_t chunks[kChunkStates] = {};  // by ChunkState; absent ones are not counted
   std::uint64_t chunk_bytes = 0, budget_bytes = 0;
   std::uint64_t pinned_chunks = 0;  // leased, exported or both
-  std::uint64_t resident_peak = 0;  // chunks with memory of the device
+  std::uint64_t resident_peak = 0;  // resident chunks
   std::uint64_t slots = 0, used_slots = 0, file_chunks = 0;
   std::uint64_t leases = 0, live_leases = 0, hits = 0;  // hits: everything was there
   std::uint64_t over_budget = 0;                        // leases refused
@@ -143,7 +143,8 @@ class ResidentHeap {
   // Addresses for whole chunks, nothing behind them yet: contents are undefined until they are written.
   // out_of_addresses, no_host_memory, bad_argument. Makes no call of the driver.
   Outcome allocate(std::uint64_t size_bytes, std::uint32_t tag, cuda::DevicePointer* address) noexcept;
-  // in_use: leased or exported. double_free, not_owned. Blocks until its last uses have passed.
+  // in_use: leased or exported. double_free, not_owned. Blocks until its last uses have passed. Where the
+  // driver fails and then refuses to map again what was unmapped, those chunks have lost their contents.
   Outcome free(cuda::DevicePointer address) noexcept;
   [[nodiscard]] std::uint64_t size_of(cuda::DevicePointer address) noexcept;  // 0: no allocation starts there
 
@@ -153,17 +154,19 @@ class ResidentHeap {
   // Ranges may overlap. A failure leaves everything as it was.
   Outcome acquire(std::span<const ChunkUse> uses, cuda::Stream stream, Lease* lease,
                   Shortfall* shortfall = nullptr) noexcept;
-  // After the work was queued in the stream of the lease: chunks stay until the stream is past this point.
-  // not_owned: no such lease. Any other failure: the lease is still held. device_lost ends it.
+  // After the work was queued in the stream of the lease, which still exists: chunks stay until it is past
+  // this point. A lease on the stream of a thread that another thread releases makes that one wait for
+  // everything. not_owned: no such lease. Any other failure: the lease is still held. device_lost ends it.
   Outcome release(Lease lease) noexcept;
-  // acquire() without a pin: a hint that costs the copies now instead of later.
+  // acquire() for reading without a pin: a hint that costs the copies now instead of later. Others may leave
+  // for it, `stream` waits for the copies, and it fails like acquire().
   Outcome prefetch(std::span<const ChunkUse> uses, cuda::Stream stream) noexcept;
 
   // Chunks above a smaller budget leave now. over_budget: pinned ones alone exceed it; nothing changed.
   Outcome set_budget(std::uint64_t budget_bytes) noexcept;
   // level 1: what has this tag leaves the device, contents are kept. level 2: contents are given up on every
-  // tier. in_use: some of it is leased; nothing changed. The memory idles in the pool: ChunkPool::trim()
-  // gives it to others.
+  // tier, also of those chunks that free() would lose. in_use: some of it is leased; nothing changed. The
+  // memory idles in the pool: ChunkPool::trim() gives it to others.
   Outcome sleep(std::uint32_t tag, unsigned level) noexcept;
   // What sleep() sent away comes back to the same addresses. over_budget: nothing changed.
   Outcome wake(std::uint32_t tag, Shortfall* shortfall = nullptr) noexcept;
@@ -220,6 +223,7 @@ class ResidentHeap {
     bool is_live, is_releasing;
   };
   struct LeaseRange {
+    std::uint64_t birth;  // of the allocation
     std::uint32_t first, count, next;
     Access access;
   };
@@ -247,6 +251,7 @@ class ResidentHeap {
   // residency.cpp: tables and states. All under mutex_.
   Outcome open_tables(const ResidencyOptions& options) noexcept;
   Outcome open_device() noexcept;
+  void wait_for_all() noexcept;
   [[nodiscard]] Chunk& chunk(std::uint32_t index) noexcept {
     return reinterpret_cast<Chunk*>(chunks_.base())[index];
   }
@@ -316,8 +321,11 @@ class ResidentHeap {
   Outcome begin_release(Lease lease, LeaseRecord* record) noexcept;
   Outcome mark_release(const LeaseRecord& record, MarkIndex* mark) noexcept;
   Outcome mark_uses(std::uint32_t number, MarkIndex mark) noexcept;
-  [[nodiscard]] MarkIndex add_uses(std::uint32_t number, MarkIndex mark) noexcept;
-  [[nodiscard]] MarkIndex add_use(Chunk& which, MarkIndex mark) noexcept;
+  [[nodiscard]] bool add_uses(std::uint32_t number, MarkIndex mark,
+                              MarkIndex (&in_the_way)[kUsesMax]) noexcept;
+  [[nodiscard]] bool poll_mark(MarkIndex mark) noexcept;
+  [[nodiscard]] bool is_still_ours(std::uint32_t number) noexcept;
+  [[nodiscard]] bool add_use(Chunk& which, MarkIndex mark) noexcept;
 
   // residency_moves.cpp and residency_slots.cpp: under the mover's lock, mutex_ for the tables alone.
   void begin(Operation& operation) noexcept;

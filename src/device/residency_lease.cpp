@@ -33,6 +33,7 @@ Outcome ResidentHeap::add_use_ranges(const ChunkUse& use, Intent intent, std::ui
   const std::uint32_t start = chunk(index).first;
   const std::uint64_t end = address_of(start) + chunk(start).run * std::uint64_t{chunk_bytes_};
   const std::uint64_t rest_bytes = end - use.address;
+  const std::uint64_t birth = chunk(start).birth;
   const std::uint64_t size_bytes = use.size_bytes != 0 ? use.size_bytes : rest_bytes;
   if (size_bytes > rest_bytes || static_cast<unsigned>(use.access) > 2) return Status::bad_argument;
   const std::uint64_t begin_offset = use.address - base_, end_offset = begin_offset + size_bytes;
@@ -40,14 +41,14 @@ Outcome ResidentHeap::add_use_ranges(const ChunkUse& use, Intent intent, std::ui
   auto beyond = static_cast<std::uint32_t>(divide_up(end_offset, chunk_bytes_));
   if (intent == Intent::hint || use.access != Access::discard) {
     const Access access = intent == Intent::hint ? Access::read : use.access;
-    return add_range({first, beyond - first, 0, access}, number);
+    return add_range({birth, first, beyond - first, 0, access}, number);
   }
   Outcome outcome;
-  if (begin_offset % chunk_bytes_ != 0) outcome = add_range({first++, 1, 0, Access::write}, number);
+  if (begin_offset % chunk_bytes_ != 0) outcome = add_range({birth, first++, 1, 0, Access::write}, number);
   if (outcome.ok() && end_offset % chunk_bytes_ != 0 && first < beyond) {
-    outcome = add_range({--beyond, 1, 0, Access::write}, number);
+    outcome = add_range({birth, --beyond, 1, 0, Access::write}, number);
   }
-  return outcome.ok() ? add_range({first, beyond - first, 0, Access::discard}, number) : outcome;
+  return outcome.ok() ? add_range({birth, first, beyond - first, 0, Access::discard}, number) : outcome;
 }
 
 Outcome ResidentHeap::make_lease(std::span<const ChunkUse> uses, Intent intent,
@@ -178,6 +179,10 @@ Outcome ResidentHeap::acquire_moving(std::uint32_t number, Shortfall* shortfall)
   cuda::Stream stream = nullptr;
   {
     const Lock lock(mutex_);
+    if (!is_still_ours(number)) {
+      end_lease(number);
+      return Status::not_owned;
+    }
     const std::uint32_t others = pinned_;
     plan_lease(number, operation);
     if (pinned_ > budget_chunks_.load(std::memory_order_relaxed)) {
@@ -218,6 +223,15 @@ Outcome ResidentHeap::acquire_moving(std::uint32_t number, Shortfall* shortfall)
   return outcome;
 }
 
+// Allocations may have been freed, and their chunks allocated again, while the mover's lock was waited for.
+bool ResidentHeap::is_still_ours(std::uint32_t number) noexcept {
+  for (std::uint32_t at = lease_record(number).first_range; at != 0; at = lease_range(at).next) {
+    const Chunk& first = chunk(chunk(lease_range(at).first).first);
+    if (first.state == ChunkState::absent || first.birth != lease_range(at).birth) return false;
+  }
+  return true;
+}
+
 // Pins all, and lists what has to come, with what will be done with it: the strongest of all uses.
 void ResidentHeap::plan_lease(std::uint32_t number, Operation& operation) noexcept {
   for_each_chunk(number, [this, &operation](Chunk& which, Access access) {
@@ -236,8 +250,6 @@ void ResidentHeap::commit_lease(std::uint32_t number) noexcept {
   ++now_;
   ++stats_.leases;
   for_each_chunk(number, [this](Chunk& which, Access access) { commit_chunk(which, access); });
-  const std::uint64_t backed = stats_.chunks[static_cast<unsigned>(ChunkState::resident)];
-  if (backed > stats_.resident_peak) stats_.resident_peak = backed;
 }
 
 void ResidentHeap::commit_chunk(Chunk& which, Access access) noexcept {
@@ -322,60 +334,95 @@ Outcome ResidentHeap::mark_release(const LeaseRecord& record, MarkIndex* mark) n
   const Outcome lost = usable();
   if (!lost.ok()) return lost;
   const CurrentContext current(*gpu_);
+  // The stream of a thread is another one in another thread, and a stream may be gone: then everything that
+  // was queued is waited for.
+  unsigned long long stream_id = 0;
+  const cuda::Result found = gpu_->driver().stream_get_id(record.stream, &stream_id);
+  if (found != cuda::Result::success || stream_id != record.stream_id) {
+    return gpu_->check(gpu_->driver().ctx_synchronize());
+  }
   cuda::Event event = nullptr;
   Outcome outcome = events_.take(&event);
   if (outcome.ok()) {
+    std::uint64_t begun = 0;
+    {
+      const Lock lock(mutex_);
+      begun = marks_.begin();
+    }
     outcome = gpu_->check(gpu_->driver().event_record(event, record.stream));
     const Lock lock(mutex_);
-    if (outcome.ok()) *mark = marks_.add(event, record.stream_id);
+    if (outcome.ok()) *mark = marks_.add(event, record.stream_id, begun);
     if (*mark == 0) events_.give(event);
   }
   if (*mark != 0) return outcome;
   return gpu_->check(gpu_->driver().stream_synchronize(record.stream));
 }
 
-// Notes the mark in every chunk of the lease. A chunk that remembers enough streams already makes the host
-// wait for one of them.
+// Notes the mark in every chunk of the lease. A chunk that remembers enough streams already gives up one that
+// has passed; if none has, the host waits for one.
 Outcome ResidentHeap::mark_uses(std::uint32_t number, MarkIndex mark) noexcept {
   for (;;) {
-    const MarkIndex in_the_way = add_uses(number, mark);
-    if (in_the_way == 0) return {};
-    const Outcome outcome = wait_mark(in_the_way, StallCause::streams);
+    MarkIndex in_the_way[kUsesMax] = {};
+    if (add_uses(number, mark, in_the_way)) return {};
+    bool has_passed = false;
+    for (const MarkIndex use : in_the_way) has_passed = poll_mark(use) || has_passed;
+    const Outcome outcome = has_passed ? Outcome() : wait_mark(in_the_way[0], StallCause::streams);
     const Lock lock(mutex_);
-    marks_.drop(in_the_way);
+    for (const MarkIndex use : in_the_way) marks_.drop(use);
     if (!outcome.ok()) return outcome;
   }
 }
 
-// 0: all have it. Otherwise a mark that has to be passed before, with a reference for the caller.
-MarkIndex ResidentHeap::add_uses(std::uint32_t number, MarkIndex mark) noexcept {
-  MarkIndex in_the_way = 0;
+// False: the marks of a chunk that has no room, with references for the caller.
+bool ResidentHeap::add_uses(std::uint32_t number, MarkIndex mark,
+                            MarkIndex (&in_the_way)[kUsesMax]) noexcept {
   const Lock lock(mutex_);
-  for_each_chunk(number, [this, mark, &in_the_way](Chunk& which, Access) {
-    if (in_the_way == 0) in_the_way = add_use(which, mark);
+  Chunk* full = nullptr;
+  for_each_chunk(number, [this, mark, &full](Chunk& which, Access) {
+    if (full == nullptr && !add_use(which, mark)) full = &which;
   });
-  if (in_the_way != 0) marks_.refer(in_the_way);
-  return in_the_way;
+  if (full == nullptr) return true;
+  for (unsigned i = 0; i < kUsesMax; ++i) {
+    in_the_way[i] = full->uses[i];
+    marks_.refer(in_the_way[i]);
+  }
+  return false;
 }
 
-// 0: it is noted. Otherwise a mark that has to be passed before.
-MarkIndex ResidentHeap::add_use(Chunk& which, MarkIndex mark) noexcept {
+// Whether the mark, to which the caller has a reference, was passed; asks the driver.
+bool ResidentHeap::poll_mark(MarkIndex mark) noexcept {
+  cuda::Event event = nullptr;
+  {
+    const Lock lock(mutex_);
+    if (marks_.is_passed(mark)) return true;
+    event = marks_.event(mark);
+  }
+  const CurrentContext current(*gpu_);
+  if (gpu_->driver().event_query(event) != cuda::Result::success) return false;
+  const Lock lock(mutex_);
+  marks_.set_passed(mark);
+  return true;
+}
+
+// False: the chunk remembers as many as it can, and none of them was passed as far as is known.
+bool ResidentHeap::add_use(Chunk& which, MarkIndex mark) noexcept {
   const std::uint64_t stream_id = marks_.stream_id(mark);
   MarkIndex* place = nullptr;
   for (MarkIndex& use : which.uses) {
+    if (use == mark) return true;
     // What was queued earlier in the same stream ends earlier.
-    if (use != 0 && marks_.stream_id(use) == stream_id) {
-      if (marks_.number(use) >= marks_.number(mark)) return 0;
+    if (use != 0 && marks_.stream_id(use) == stream_id && marks_.is_before(use, mark)) {
       place = &use;
       break;
     }
+    if (use != 0 && marks_.stream_id(use) == stream_id && marks_.is_before(mark, use)) return true;
     if (marks_.is_passed(use) && place == nullptr) place = &use;
   }
-  if (place == nullptr) return which.uses[0];
+  if (place == nullptr) return false;
   marks_.drop(*place);
   *place = mark;
   marks_.refer(mark);
-  return 0;
+  return true;
 }
 
 }  // namespace glebe::device

@@ -36,9 +36,12 @@ class StreamMarks {
     memory_.release();
   }
 
-  // A mark for an event that is recorded in the stream of this id, with one reference; 0: no memory. Later
+  // Before an event is recorded that add() will be told of. Threads record without a lock around it, so the
+  // order of two marks of one stream is known only if one was added before the other was begun.
+  [[nodiscard]] std::uint64_t begin() noexcept { return ++last_number_; }
+  // A mark for an event that was recorded in the stream of this id, with one reference; 0: no memory. Later
   // marks have higher numbers.
-  [[nodiscard]] MarkIndex add(cuda::Event event, std::uint64_t stream_id) noexcept {
+  [[nodiscard]] MarkIndex add(cuda::Event event, std::uint64_t stream_id, std::uint64_t begun) noexcept {
     MarkIndex index = free_;
     if (index != 0) {
       free_ = at(index).next_free;
@@ -46,7 +49,7 @@ class StreamMarks {
       if (used_ == kMarksMax || !memory_.grow_to((used_ + 1) * sizeof(Mark))) return 0;
       index = ++used_;
     }
-    at(index) = Mark{event, stream_id, ++last_number_, 1, 0, false};
+    at(index) = Mark{event, stream_id, begun, ++last_number_, 1, 0, false};
     ++live_;
     return index;
   }
@@ -65,6 +68,10 @@ class StreamMarks {
   [[nodiscard]] cuda::Event event(MarkIndex index) noexcept { return at(index).event; }
   [[nodiscard]] std::uint64_t stream_id(MarkIndex index) noexcept { return at(index).stream_id; }
   [[nodiscard]] std::uint64_t number(MarkIndex index) noexcept { return at(index).number; }
+  // Whether `first` lies before `second`, which is of the same stream. Neither may: then nobody knows.
+  [[nodiscard]] bool is_before(MarkIndex first, MarkIndex second) noexcept {
+    return at(first).number < at(second).begun;
+  }
   [[nodiscard]] bool is_passed(MarkIndex index) noexcept { return index == 0 || at(index).is_passed; }
   void set_passed(MarkIndex index) noexcept { at(index).is_passed = true; }
   [[nodiscard]] std::uint32_t live() const noexcept { return live_; }
@@ -72,7 +79,7 @@ class StreamMarks {
  private:
   struct Mark {
     cuda::Event event;
-    std::uint64_t stream_id, number;
+    std::uint64_t stream_id, begun, number;
     std::uint32_t references, next_free;
     bool is_passed;
   };

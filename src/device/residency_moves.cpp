@@ -257,7 +257,11 @@ bool ResidentHeap::take_handle(cuda::MemoryHandle* handle, Outcome* refusal) noe
 void ResidentHeap::give_handle(cuda::MemoryHandle handle) noexcept {
   CHECK(held_ > 0);
   --held_;
-  options_.pool->give(handle);
+  if (mover_.is_broken()) {
+    options_.pool->discard(handle);  // it may still be mapped: not for others
+  } else {
+    options_.pool->give(handle);
+  }
 }
 
 ResidentHeap::Chunk* ResidentHeap::choose_victim() noexcept {
@@ -294,7 +298,7 @@ Outcome ResidentHeap::copy_out(Chunk& which, MarkIndex* copied) noexcept {
   outcome = events_.take(&event);
   if (outcome.ok()) {
     const Lock lock(mutex_);
-    mark = marks_.add(event, mover_.out_id());
+    mark = marks_.add(event, mover_.out_id(), marks_.begin());
     if (mark == 0) events_.give(event);
   }
   if (outcome.ok()) outcome = mark != 0 ? copy_to_slot(which, taken, mark) : Outcome(Status::no_host_memory);
@@ -447,7 +451,7 @@ Outcome ResidentHeap::record_fills(std::span<const std::uint32_t> arrived) noexc
     if (is_recorded) {
       is_recorded = mover_.record_in(event).ok();
       const Lock lock(mutex_);
-      if (is_recorded) mark = marks_.add(event, mover_.in_id());
+      if (is_recorded) mark = marks_.add(event, mover_.in_id(), marks_.begin());
       if (mark == 0) events_.give(event);
     }
     if (mark == 0) outcome = mover_.drain_in();
