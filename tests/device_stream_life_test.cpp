@@ -187,8 +187,8 @@ TEST_CASE("X4 what a forgotten stream freed is found when it is done, whoever el
     REQUIRE(pool.deallocate(address, slow_ref).ok());
     REQUIRE(pool.forget_stream(slow_ref).ok());
     // The user is done, the stream is not: the block leaves the limbo, and waits.
-    REQUIRE(rig.driver.stream_synchronize(user) == Result::success);
     CHECK(get(pool, ref, 512) != address);
+    REQUIRE(rig.driver.stream_synchronize(user) == Result::success);
     CHECK(get(pool, ref, 512) != address);
     gate.open();
     REQUIRE(rig.driver.stream_synchronize(slow) == Result::success);
