@@ -1,5 +1,6 @@
 // The stream pool under an order of work that is as bad as it can be, under threads, and with each call of
 // the driver failing. Every block is filled with a number of its own, and read before it is freed.
+#include "src/device/device_heap.h"
 #include "tests/device_stream_rig.h"
 #include "tests/random.h"
 
@@ -19,14 +20,21 @@ class Program {
   struct Options {
     bool use_timeline = false;
     unsigned streams = 3, steps = 60;
-    std::size_t limit_bytes = 6 * kKiB;
+    std::size_t limit_bytes = 6 * kKiB;  // of the arena
+    std::uint64_t scale = 1;             // blocks are that much larger; only their first words are used
   };
 
   Program(Rig& rig, Gpu& gpu, ArenaSource& arena, const Options& options)
-      : rig_(rig), options_(options), pinned_(rig.pinned(2 * options.steps * kWordsMax)) {
+      : Program(rig, gpu, arena.table(), options) {
     arena.set_limit(options.limit_bytes);
-    StreamPoolOptions pool = over(arena, options.use_timeline);
+  }
+  Program(Rig& rig, Gpu& gpu, const BlockSource& source, const Options& options)
+      : rig_(rig), options_(options), pinned_(rig.pinned(2 * options.steps * kWordsMax)) {
+    StreamPoolOptions pool;
+    pool.source = source;
+    pool.use_timeline = options.use_timeline;
     pool.streams_max = 8;
+    pool.blocks_max = 1u << 16;
     REQUIRE(pool_.open(gpu, pool).ok());
     for (unsigned i = 0; i < options.streams; ++i) streams_.push_back(rig.stream());
   }
@@ -88,13 +96,14 @@ class Program {
     const std::uint64_t size = kSizes[random.below(3)];
     const cuda::Stream stream = any_stream(random);
     Live block = {0, static_cast<std::uint32_t>(size / 4), ++last_number_, stream};
-    Outcome outcome = pool_.allocate(size, 0, stream, &block.address);
+    const std::uint64_t bytes = size * options_.scale;
+    Outcome outcome = pool_.allocate(bytes, 0, stream, &block.address);
     if (outcome.status == Status::out_of_memory && !may_fail_) {
       // The program has it all.
       REQUIRE(pool_.last_failure().idle_blocks == 0);
       while (!live_.empty() && !outcome.ok()) {
         free_one(random);
-        outcome = pool_.allocate(size, 0, stream, &block.address);
+        outcome = pool_.allocate(bytes, 0, stream, &block.address);
       }
     }
     expect(outcome);
@@ -232,6 +241,37 @@ TEST_CASE("X3 X4 a stream pool under the adversarial order, 600 seeds", "[device
     CHECK(sum.origins[static_cast<unsigned>(way)] > 100);
   }
   CHECK(sum.host_waits > 100);
+}
+
+// Chunks come and go below, and move to other addresses when nothing lives in them.
+TEST_CASE("X3 X4 a stream pool over the device heap under the adversarial order", "[device]") {
+  const std::uint64_t first = test_seed();
+  std::uint64_t reclaimed = 0;
+  for (std::uint64_t seed = first; seed < first + 60; ++seed) {
+    INFO("GLEBE_TEST_SEED=" << seed);
+    on_gpu(gpu_test::small(GpuSchedule::adversarial, seed), [&](Rig& rig, Gpu& gpu) {
+      DeviceHeap heap;
+      DeviceHeapOptions limits;
+      limits.reserve_bytes = 256 * kMiB;
+      limits.limit_bytes = 6 * kMiB;
+      REQUIRE(heap.open(gpu, limits).ok());
+      {
+        Program::Options options;
+        options.use_timeline = seed % 2 != 0;
+        options.scale = kKiB;
+        Program program(rig, gpu, heap.source(), options);
+        Random random(seed);
+        program.run(random);
+        CHECK(program.is_fine());
+        reclaimed += origin(program.pool(), BlockOrigin::reclaimed);
+        REQUIRE(program.finish() == 0);
+      }
+      CHECK(heap.validate());
+      CHECK(heap.stats().live_blocks == 0);
+      CHECK(heap.close() == 0);
+    });
+  }
+  CHECK(reclaimed > 10);
 }
 
 TEST_CASE("X3 the adversarial order finds a stream that does not wait for another one", "[device]") {
