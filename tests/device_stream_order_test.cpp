@@ -98,7 +98,8 @@ class Program {
     Live block = {0, static_cast<std::uint32_t>(size / 4), ++last_number_, stream};
     const std::uint64_t bytes = size * options_.scale;
     Outcome outcome = pool_.allocate(bytes, 0, stream, &block.address);
-    if (outcome.status == Status::out_of_memory && !may_fail_) {
+    const bool is_full = outcome.status == Status::out_of_memory || outcome.status == Status::over_budget;
+    if (is_full && !may_fail_) {
       // The program has it all.
       REQUIRE(pool_.last_failure().idle_blocks == 0);
       while (!live_.empty() && !outcome.ok()) {

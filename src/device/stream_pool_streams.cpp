@@ -19,6 +19,12 @@ StreamKind kind_of(cuda::Stream stream) noexcept {
   return stream == special(cuda::kStreamPerThread) ? StreamKind::per_thread : StreamKind::ordinary;
 }
 
+// The driver's errors 900 to 908 tell of captures.
+bool is_of_capture(cuda::Result answer) noexcept {
+  const int number = static_cast<int>(answer);
+  return number >= 900 && number <= 908;
+}
+
 }  // namespace
 
 // --- Streams by their ids ---
@@ -277,7 +283,8 @@ StreamPool::Reach StreamPool::reach(StreamSlot& slot) noexcept {
   auto status = cuda::CaptureStatus::none;
   const cuda::Result answer = gpu_->driver().stream_is_capturing(handle, &status);
   // The default stream refuses the question while another one that it joins is captured.
-  if (!gpu_->check(answer).ok()) return Reach::capturing;
+  if (is_of_capture(answer)) return Reach::capturing;
+  if (!gpu_->check(answer).ok()) return Reach::unknown;
   return status == cuda::CaptureStatus::none ? Reach::ready : Reach::capturing;
 }
 
