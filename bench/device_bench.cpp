@@ -25,6 +25,10 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
+    {"G1", "a pair of allocation and free on a stream that has a block of the size", false, run_hits},
+    {"G2", "the same with many free blocks of other sizes", false, run_free_blocks},
+    {"G3", "the same by several threads", false, run_threads},
+    {"G4", "a block goes from one stream to another, 4 MiB written by each", true, run_streams},
     {"G5", "minimum memory to complete a trace / peak of its live bytes (less is better)", false,
      run_minimum_memory},
     {"G6", "calls that back addresses with memory", true, run_mapping},

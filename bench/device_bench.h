@@ -81,6 +81,10 @@ struct Bench {
 };
 
 // The rows, each in the file of its theme.
+void run_hits(Bench& bench);              // G1, device_hits.cpp
+void run_free_blocks(Bench& bench);       // G2
+void run_threads(Bench& bench);           // G3
+void run_streams(Bench& bench);           // G4, device_streams.cpp
 void run_minimum_memory(Bench& bench);    // G5, device_memory.cpp
 void run_mapping(Bench& bench);           // G6, device_growth.cpp
 void run_growth(Bench& bench);            // G7
