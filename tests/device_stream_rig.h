@@ -127,17 +127,20 @@ class Gate {
     REQUIRE(rig.driver.launch_host_function(
                 stream,
                 [](void* self) {
-                  while (!static_cast<Gate*>(self)->is_open_.load()) {
-                    std::this_thread::sleep_for(std::chrono::microseconds(50));
-                  }
+                  auto& gate = *static_cast<Gate*>(self);
+                  while (!gate.is_open_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+                  gate.is_left_.store(true);  // nothing of it is touched from here on
                 },
                 this) == cuda::Result::success);
   }
-  ~Gate() { open(); }
+  ~Gate() {
+    open();
+    while (!is_left_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
   void open() { is_open_.store(true); }
 
  private:
-  std::atomic<bool> is_open_{false};
+  std::atomic<bool> is_open_{false}, is_left_{false};
 };
 
 inline StreamPoolOptions over(ArenaSource& arena, bool use_timeline = false) {
