@@ -260,6 +260,8 @@ TEST_CASE("B6 unified buffer: what was queued before a failure is done before it
           REQUIRE(second.create(memory, {bytes.size()}).ok());
           failing.fail({cuda::Call::memcpy_h2d_async, 3, 1, cuda::Result::out_of_memory});
           CHECK(first.all().prefetch(UnifiedSide::device, streams[0]).status == Status::out_of_memory);
+          CHECK(UnifiedRig::info(first).state == UnifiedState::host_only);
+          CHECK(UnifiedRig::info(first).device_bytes == 0);
           // In the block that the first one gave back.
           REQUIRE(second.all().fill(std::uint8_t{5}, UnifiedSide::device, streams[1]).ok());
           REQUIRE(rig.driver.stream_synchronize(streams[1]) == cuda::Result::success);

@@ -147,7 +147,8 @@ TEST_CASE("3-24 unified buffer: the host's side alone is shared", "[device]") {
 TEST_CASE("3-24 mut-B02 unified buffer: the device's side alone is shared, in chunks of any size",
           "[device]") {
   share_one_side(false, kGranule);
-  share_one_side(false, 3 * kGranule);
+  share_one_side(false, 2 * kGranule);  // two chunks
+  share_one_side(false, 3 * kGranule);  // one
 }
 
 TEST_CASE("3-24 unified buffer: chunks that nobody got are used again", "[device]") {

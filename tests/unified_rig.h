@@ -10,8 +10,22 @@
 #include "tests/device_rig.h"
 
 namespace device_test {
+struct Bytes;
+}
 
-using Bytes = std::vector<unsigned char>;
+namespace Catch {
+template <>
+struct StringMaker<device_test::Bytes> {
+  static std::string convert(const device_test::Bytes& bytes);
+};
+}  // namespace Catch
+
+namespace device_test {
+
+// A type of its own, so that a comparison that fails prints its size and not all of it.
+struct Bytes : std::vector<unsigned char> {
+  using std::vector<unsigned char>::vector;
+};
 inline constexpr std::uint64_t kUnit = kUnifiedUnitBytes;
 
 inline Bytes numbered(std::size_t size_bytes, unsigned seed = 1) {
@@ -158,3 +172,7 @@ void on_unified(const EmulatedGpu::Options& options, Body body) {
 }
 
 }  // namespace device_test
+
+inline std::string Catch::StringMaker<device_test::Bytes>::convert(const device_test::Bytes& bytes) {
+  return std::to_string(bytes.size()) + " bytes";
+}
