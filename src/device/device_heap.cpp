@@ -16,7 +16,6 @@ using placement::Tag;
 
 namespace {
 
-constexpr std::uint8_t kPending = 1;  // in Tag::mark: its memory is being mapped
 constexpr std::uint64_t kAddressesMax = std::uint64_t{placement::kTlsfUnitsMax} * kHeapUnitBytes;
 constexpr std::uint64_t kAddressFactor = 4;
 
@@ -59,6 +58,9 @@ Outcome DeviceHeap::open(Gpu& gpu, const DeviceHeapOptions& options) noexcept {
   engine_.attach(reinterpret_cast<Tag*>(tags_memory_.base()), static_cast<std::uint32_t>(units),
                  placement::TlsfPolicy::best_fit);
   frontier_ = 0;
+  is_pass_open_ = false;
+  source_count_ = 0;
+  hidden_units_ = 0;
   counts_ = {};
   tag_count_ = 1;
   tagged_[0].live_bytes = tagged_[0].peak_bytes = tagged_[0].live_blocks = 0;
@@ -126,6 +128,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
     tag.owner = request.tag;
     slack_of(tag) = static_cast<std::uint32_t>(run.length * kHeapUnitBytes - request.size_bytes);
     pins_of(tag) = 0;
+    tag.mark = static_cast<std::uint8_t>(log2_floor(wanted.align_units) << kAlignShift);
     space_.add_live(bytes_of(run.first, run.length), 1);
     chunks = space_.chunks_of(bytes_of(run.first, run.length));
     if (space_.is_mapped(chunks)) {
@@ -136,7 +139,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
       write_trace(Event::allocated, *address, request.size_bytes);
       return {};
     }
-    tag.mark = kPending;
+    tag.mark |= kPending;
   }
   const Outcome outcome = space_.back(chunks);
   const Lock lock(space_.table_lock());
@@ -144,7 +147,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
     give_back(run.first);
     return outcome;
   }
-  engine_.tag(run.first).mark = 0;
+  engine_.tag(run.first).mark &= static_cast<std::uint8_t>(~unsigned{kPending});
   ++counts_.misses;
   ++counts_.allocations;
   count(block_at(run.first));
@@ -157,8 +160,8 @@ Outcome DeviceHeap::free(cuda::DevicePointer address) noexcept {
   const Lock lock(space_.table_lock());
   std::uint32_t unit = 0;
   if (!is_block(address, &unit)) return misuse(address);
+  if (is_held(unit)) return Status::in_use;
   const HeapBlock block = block_at(unit);
-  if (block.pins != 0) return Status::in_use;
   discount(block);
   ++counts_.frees;
   give_back(unit);
@@ -209,7 +212,7 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
     const Lock lock(space_.table_lock());
     if (!is_block(address, &unit)) return misuse(address);
     before = block_at(unit);
-    if (before.pins != 0) return Status::in_use;
+    if (is_held(unit)) return Status::in_use;
     const std::uint32_t length = length_of(new_bytes);
     if (length == 0) return new_bytes == 0 ? Status::bad_argument : Status::out_of_addresses;
     if (length < engine_.run_length(unit)) return Status::bad_argument;
@@ -243,7 +246,7 @@ Outcome DeviceHeap::shrink(cuda::DevicePointer address, std::uint64_t new_bytes)
   std::uint32_t unit = 0;
   if (!is_block(address, &unit)) return misuse(address);
   const HeapBlock before = block_at(unit);
-  if (before.pins != 0) return Status::in_use;
+  if (is_held(unit)) return Status::in_use;
   if (new_bytes == 0 || new_bytes > before.size_bytes) return Status::bad_argument;
   const std::uint32_t length = length_of(new_bytes);
   discount(before);
@@ -257,6 +260,7 @@ Outcome DeviceHeap::pin(cuda::DevicePointer address) noexcept {
   const Lock lock(space_.table_lock());
   std::uint32_t unit = 0;
   if (!is_block(address, &unit)) return misuse(address);
+  if ((engine_.tag(unit).mark & kMoving) != 0) return Status::in_use;
   ++pins_of(engine_.tag(unit));
   space_.pin(space_.chunks_of(bytes_of(unit, engine_.run_length(unit))));
   return {};

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "src/device/block_source.h"
@@ -70,6 +71,31 @@ struct HeapTagStats {
   std::uint64_t live_bytes = 0, peak_bytes = 0, live_blocks = 0;
 };
 
+// A block that is to lie elsewhere, so that the chunk in which it lies becomes empty.
+struct HeapMove {
+  cuda::DevicePointer from = 0, to = 0;
+  std::uint64_t size_bytes = 0;  // to copy
+  HeapTag tag = 0;
+  bool is_cancelled = false;  // set by the caller: it stays where it is
+};
+
+struct HeapPassOptions {
+  std::uint64_t max_bytes = UINT64_MAX;  // to copy, in all
+  unsigned fill_max_percent = 25;        // chunks that hold more than this stay as they are
+  // Which blocks may move; nullptr: all that are not pinned. Called with the lock of the heap held.
+  bool (*may_move)(void* context, const HeapBlock& block) = nullptr;
+  void* context = nullptr;
+};
+
+struct HeapPassResult {
+  std::uint64_t blocks_moved = 0, bytes_moved = 0;
+  std::uint64_t chunks_emptied = 0;  // mapped still, and free for any use
+  // The largest request that needs no new memory of the device: in chunks without blocks, or in one hole.
+  std::uint64_t largest_before_bytes = 0, largest_after_bytes = 0;
+};
+
+inline constexpr unsigned kPassChunksMax = 256;  // that one pass empties at most
+
 struct DeviceHeapStats {
   DeviceSpaceStats space;
   std::uint64_t live_bytes = 0, peak_live_bytes = 0;  // of blocks, rounded
@@ -102,7 +128,7 @@ class DeviceHeap {
   // bad_argument: size 0, an alignment that is no power of two or too large, an unknown tag.
   // out_of_addresses, over_budget, out_of_memory, no_host_memory, device_lost, failed.
   Outcome allocate(const HeapRequest& request, cuda::DevicePointer* address) noexcept;
-  // not_owned: no block starts there; double_free: one did; in_use: it is pinned.
+  // not_owned: no block starts there; double_free: one did; in_use: it is pinned, or a pass moves it.
   Outcome free(cuda::DevicePointer address) noexcept;
   // Bytes that the block may use, a multiple of kHeapUnitBytes; 0: no block starts there.
   [[nodiscard]] std::uint64_t size_of(cuda::DevicePointer address) noexcept;
@@ -133,6 +159,15 @@ class DeviceHeap {
   void walk(bool (*visit)(void* context, const HeapBlock& block), void* context) noexcept;
   // Whether all tables agree. Walks everything; not while calls that map are under way.
   [[nodiscard]] bool validate() noexcept;
+
+  // A pass of compaction. begin_pass() finds blocks whose moving empties chunks, and room for them in chunks
+  // that hold blocks anyway; it fills the front of `moves` and tells how many. The caller copies the bytes,
+  // on the device, and has its own pointers changed; until end_pass() with the same moves nobody writes to
+  // these blocks or frees them (in_use), and both places are theirs. Then the old ones are free: the device
+  // does not use them any more. in_use: a pass is under way. Bounded by max_bytes, by the moves that fit and
+  // by kPassChunksMax.
+  Outcome begin_pass(const HeapPassOptions& options, std::span<HeapMove> moves, std::size_t* count) noexcept;
+  HeapPassResult end_pass(std::span<const HeapMove> moves) noexcept;
 
   [[nodiscard]] BlockSource source() noexcept;
   [[nodiscard]] Gpu& gpu() const noexcept { return space_.gpu(); }
@@ -165,9 +200,17 @@ class DeviceHeap {
     return {first * kHeapUnitBytes, length * kHeapUnitBytes};
   }
   [[nodiscard]] bool is_block(cuda::DevicePointer address, std::uint32_t* unit) const noexcept;
+  // In Tag::mark of a block, with the exponent of its alignment in units behind them.
+  static constexpr std::uint8_t kPending = 1;  // nobody was given it yet
+  static constexpr std::uint8_t kMoving = 2;   // a pass copies it elsewhere
+  static constexpr unsigned kAlignShift = 2;
   // Whether a block starts at a unit that somebody was given.
   [[nodiscard]] bool is_live(std::uint32_t unit) const noexcept {
-    return engine_.is_allocated_start(unit) && engine_.tag(unit).mark == 0;
+    return engine_.is_allocated_start(unit) && (engine_.tag(unit).mark & kPending) == 0;
+  }
+  // Whether a block has to stay as it is.
+  [[nodiscard]] bool is_held(std::uint32_t unit) const noexcept {
+    return engine_.tag(unit).next != 0 || (engine_.tag(unit).mark & kMoving) != 0;
   }
   [[nodiscard]] HeapBlock block_at(std::uint32_t unit) const noexcept;
 
@@ -175,6 +218,7 @@ class DeviceHeap {
   Outcome misuse(cuda::DevicePointer address) noexcept;
   void count(const HeapBlock& block) noexcept;
   void discount(const HeapBlock& block) noexcept;
+  [[nodiscard]] std::uint64_t largest_possible() noexcept;
   void write_trace(Event event, cuda::DevicePointer address, std::uint64_t size_bytes) noexcept;
 
   // Placement, with the table lock held.
@@ -186,11 +230,30 @@ class DeviceHeap {
   [[nodiscard]] bool extend_to(std::uint32_t chunk_end) noexcept;
   std::uint32_t occupy(ChunkRange chunks) noexcept;
   void vacate(ChunkRange chunks, std::uint32_t free_first) noexcept;
-  void give_back(std::uint32_t first) noexcept;
+  std::uint32_t give_back(std::uint32_t first) noexcept;
   [[nodiscard]] bool can_grow(std::uint32_t first, std::uint32_t new_length) const noexcept;
   Outcome grow(std::uint32_t first, std::uint32_t new_length) noexcept;
   void cut(std::uint32_t first, std::uint32_t new_length) noexcept;
   [[nodiscard]] std::uint32_t length_of(std::uint64_t size_bytes) const noexcept;
+
+  // Of a pass, with the table lock held.
+  struct Pass {
+    HeapPassOptions options;
+    std::span<HeapMove> moves;
+    std::size_t count = 0;
+    std::uint64_t bytes = 0;
+  };
+  [[nodiscard]] std::uint32_t first_run_in(std::uint32_t chunk) const noexcept;
+  [[nodiscard]] bool can_empty(const Pass& pass, std::uint32_t chunk, std::uint32_t first_run) const noexcept;
+  void hide(std::uint32_t chunk, std::uint32_t first_run) noexcept;
+  void show(std::uint32_t chunk, std::uint32_t first_run) noexcept;
+  [[nodiscard]] bool plan_moves(Pass& pass, std::uint32_t chunk, std::uint32_t first_run) noexcept;
+  [[nodiscard]] bool plan_move(Pass& pass, std::uint32_t unit) noexcept;
+  void cancel(const HeapMove& move) noexcept;
+  std::uint32_t commit(const HeapMove& move) noexcept;
+  [[nodiscard]] std::uint32_t unit_of(cuda::DevicePointer address) const noexcept {
+    return static_cast<std::uint32_t>((address - space_.base()) / kHeapUnitBytes);
+  }
 
   DeviceSpace space_;
   DeviceHeapOptions options_;
@@ -205,6 +268,14 @@ class DeviceHeap {
   placement::Tlsf engine_;
   std::uint32_t frontier_ = 0;
   DeviceHeapStats counts_;  // of what is counted here
+  struct Source {
+    std::uint32_t chunk, first_run;
+  };
+  bool is_pass_open_ = false;
+  std::uint64_t largest_before_bytes_ = 0;  // of the pass that is under way, as the sources are
+  std::uint64_t hidden_units_ = 0;          // free units that are out of the engine
+  unsigned source_count_ = 0;
+  Source sources_[kPassChunksMax] = {};  // chunks whose free units are out of the engine meanwhile
   unsigned tag_count_ = 1;
   Tagged tagged_[kHeapTagsMax] = {{"other", 0, 0, 0}};
 };

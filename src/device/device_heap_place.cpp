@@ -140,11 +140,14 @@ void DeviceHeap::vacate(ChunkRange chunks, std::uint32_t free_first) noexcept {
   }
 }
 
-void DeviceHeap::give_back(std::uint32_t first) noexcept {
+// Frees a run; answers with the number of chunks that hold nothing any more.
+std::uint32_t DeviceHeap::give_back(std::uint32_t first) noexcept {
   const std::uint32_t length = engine_.run_length(first);
   const Run freed = engine_.free(first);
   CHECK(!freed.empty());
-  vacate(space_.remove_live(bytes_of(first, length), 1), freed.first);
+  const ChunkRange emptied = space_.remove_live(bytes_of(first, length), 1);
+  vacate(emptied, freed.first);
+  return emptied.empty() ? 0 : emptied.end - emptied.first;
 }
 
 // Whether the units behind a block are free up to the new end, in chunks that hold something or not.

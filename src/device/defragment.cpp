@@ -1,0 +1,65 @@
+// See defragment.h.
+#include "src/device/defragment.h"
+
+#include "platform/process.h"
+
+namespace glebe::device {
+namespace {
+
+constexpr std::size_t kMovesMax = 256;  // of one pass
+constexpr std::uint64_t kPassesMax = 4096;
+
+// All copies of a pass, done.
+Outcome copy_all(Gpu& gpu, std::span<const HeapMove> moves, cuda::Stream stream) noexcept {
+  const CurrentContext current(gpu);
+  Outcome outcome;
+  for (const HeapMove& move : moves) {
+    outcome = gpu.check(gpu.driver().memcpy_d2d_async(move.to, move.from, move.size_bytes, stream));
+    if (!outcome.ok()) break;
+  }
+  // After a failure too: what was queued writes to places that are given back.
+  const Outcome waited = gpu.check(gpu.driver().stream_synchronize(stream));
+  return outcome.ok() ? waited : outcome;
+}
+
+}  // namespace
+
+DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) noexcept {
+  DefragmentResult result;
+  if (options.may_move == nullptr || options.moved == nullptr) {
+    result.outcome = Status::bad_argument;
+    return result;
+  }
+  const std::uint64_t start_ns = os::clock_fine_ns();
+  HeapMove moves[kMovesMax];
+  HeapPassOptions pass;
+  pass.fill_max_percent = options.fill_max_percent;
+  pass.may_move = options.may_move;
+  pass.context = options.context;
+  while (result.passes < kPassesMax) {
+    pass.max_bytes = options.max_bytes - result.bytes_moved;
+    std::size_t count = 0;
+    result.outcome = heap.begin_pass(pass, moves, &count);
+    if (!result.outcome.ok()) break;
+    const std::span<HeapMove> planned(moves, count);
+    result.outcome = copy_all(heap.gpu(), planned, options.stream);
+    for (HeapMove& move : planned) {
+      if (result.outcome.ok()) {
+        options.moved(options.context, move);
+      } else {
+        move.is_cancelled = true;
+      }
+    }
+    const HeapPassResult done = heap.end_pass(planned);
+    if (result.passes++ == 0) result.largest_before_bytes = done.largest_before_bytes;
+    result.largest_after_bytes = done.largest_after_bytes;
+    result.blocks_moved += done.blocks_moved;
+    result.bytes_moved += done.bytes_moved;
+    result.chunks_emptied += done.chunks_emptied;
+    if (!result.outcome.ok() || count == 0) break;
+  }
+  result.duration_us = (os::clock_fine_ns() - start_ns) / 1000;
+  return result;
+}
+
+}  // namespace glebe::device
