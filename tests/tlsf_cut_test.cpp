@@ -173,3 +173,33 @@ TEST_CASE("S11 units that are named and not all free are refused", "[placement]"
   REQUIRE(engine.tlsf.free_units() == 54);
   REQUIRE(engine.validate(64));
 }
+
+TEST_CASE("C3 a part of a free run that is taken away is neither placed nor merged until it is put back",
+          "[placement]") {
+  for (const bool front_first : {false, true}) {
+    Engine engine(64);
+    REQUIRE(engine.tlsf.add_range(0, 64) == Status::ok);
+    engine.tlsf.free(engine.tlsf.allocate_at(0, 20, 4).first);  // so that a run started here
+    REQUIRE(engine.tlsf.free_before(0) == 0);
+    REQUIRE(engine.tlsf.free_before(30) == 0);
+    REQUIRE(engine.tlsf.take_at(0, 10, 10).first == 10);
+    REQUIRE(engine.tlsf.take_at(20, 20, 8).length == 8);
+    REQUIRE(engine.tlsf.free_units() == 46);
+    REQUIRE(engine.tlsf.free_before(10) == 10);
+    REQUIRE(engine.tlsf.free_before(20) == 0);
+    REQUIRE(engine.tlsf.run_length(20) == 8);
+    REQUIRE_FALSE(engine.tlsf.is_allocated_start(20));
+    REQUIRE(engine.validate(64));
+    REQUIRE(engine.tlsf.allocate(37).status == Status::exhausted);
+    REQUIRE(engine.tlsf.free(20).status == Status::double_free);
+    REQUIRE(engine.tlsf.free(13).status == Status::out_of_range);
+    REQUIRE(engine.tlsf.take_at(0, 5, 6).status == Status::exhausted);
+    REQUIRE(engine.tlsf.take_at(10, 10, 1).status == Status::bad_argument);
+    REQUIRE(engine.tlsf.put_back(front_first ? 10u : 20u).status == Status::ok);
+    REQUIRE(engine.validate(64));
+    const Run whole = engine.tlsf.put_back(front_first ? 20u : 10u);
+    REQUIRE(whole.first == 0);
+    REQUIRE(whole.length == 64);
+    REQUIRE(engine.validate(64));
+  }
+}

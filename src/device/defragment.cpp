@@ -22,6 +22,14 @@ Outcome copy_all(Gpu& gpu, std::span<const HeapMove> moves, cuda::Stream stream)
   return outcome.ok() ? waited : outcome;
 }
 
+// Tells the program where its blocks are, or that they stay.
+void tell(const DefragmentOptions& options, std::span<HeapMove> moves, bool is_copied) noexcept {
+  for (HeapMove& move : moves) {
+    move.is_cancelled = !is_copied;
+    if (is_copied) options.moved(options.context, move);
+  }
+}
+
 }  // namespace
 
 DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) noexcept {
@@ -43,13 +51,7 @@ DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) 
     if (!result.outcome.ok()) break;
     const std::span<HeapMove> planned(moves, count);
     result.outcome = copy_all(heap.gpu(), planned, options.stream);
-    for (HeapMove& move : planned) {
-      if (result.outcome.ok()) {
-        options.moved(options.context, move);
-      } else {
-        move.is_cancelled = true;
-      }
-    }
+    tell(options, planned, result.outcome.ok());
     const HeapPassResult done = heap.end_pass(planned);
     if (result.passes++ == 0) result.largest_before_bytes = done.largest_before_bytes;
     result.largest_after_bytes = done.largest_after_bytes;

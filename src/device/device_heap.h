@@ -250,6 +250,7 @@ class DeviceHeap {
   [[nodiscard]] bool plan_moves(Pass& pass, std::uint32_t chunk, std::uint32_t first_run) noexcept;
   [[nodiscard]] bool plan_move(Pass& pass, std::uint32_t unit) noexcept;
   void cancel(const HeapMove& move) noexcept;
+  [[nodiscard]] bool finish_moves(std::span<const HeapMove> moves, HeapPassResult& result) noexcept;
   std::uint32_t commit(const HeapMove& move) noexcept;
   [[nodiscard]] std::uint32_t unit_of(cuda::DevicePointer address) const noexcept {
     return static_cast<std::uint32_t>((address - space_.base()) / kHeapUnitBytes);

@@ -149,27 +149,30 @@ std::uint32_t DeviceHeap::commit(const HeapMove& move) noexcept {
 
 HeapPassResult DeviceHeap::end_pass(std::span<const HeapMove> moves) noexcept {
   HeapPassResult result;
-  {
-    const Lock lock(space_.table_lock());
-    if (!is_pass_open_) return result;
-    for (unsigned i = 0; i < source_count_; ++i) show(sources_[i].chunk, sources_[i].first_run);
-    for (const HeapMove& move : moves) {
-      if (move.is_cancelled) {
-        cancel(move);
-        continue;
-      }
-      result.chunks_emptied += commit(move);
-      write_trace(Event::freed, move.from, move.size_bytes);
-      write_trace(Event::allocated, move.to, move.size_bytes);
-      ++result.blocks_moved;
-      result.bytes_moved += move.size_bytes;
-    }
-    result.largest_before_bytes = largest_before_bytes_;
-    source_count_ = 0;
-    is_pass_open_ = false;
-  }
+  if (!finish_moves(moves, result)) return result;
   result.largest_after_bytes = largest_possible();
   return result;
+}
+
+bool DeviceHeap::finish_moves(std::span<const HeapMove> moves, HeapPassResult& result) noexcept {
+  const Lock lock(space_.table_lock());
+  if (!is_pass_open_) return false;
+  for (unsigned i = 0; i < source_count_; ++i) show(sources_[i].chunk, sources_[i].first_run);
+  for (const HeapMove& move : moves) {
+    if (move.is_cancelled) {
+      cancel(move);
+      continue;
+    }
+    result.chunks_emptied += commit(move);
+    write_trace(Event::freed, move.from, move.size_bytes);
+    write_trace(Event::allocated, move.to, move.size_bytes);
+    ++result.blocks_moved;
+    result.bytes_moved += move.size_bytes;
+  }
+  result.largest_before_bytes = largest_before_bytes_;
+  source_count_ = 0;
+  is_pass_open_ = false;
+  return true;
 }
 
 }  // namespace glebe::device
