@@ -382,6 +382,26 @@ TEST_CASE("1-12 device heap: memory made ready in advance costs no call later", 
   });
 }
 
+TEST_CASE("1-12 device heap: a source of blocks that can tell what it has at hand", "[device]") {
+  on_heap(small_heap(), [](Rig&, DeviceHeap& heap) {
+    const BlockSource source = heap.source();
+    cuda::DevicePointer first = 0, second = 0;
+    CHECK(source.allocate_idle(source.self, kMiB, 0, &first).status == Status::out_of_memory);
+    REQUIRE(source.allocate(source.self, kMiB, 0, &first).ok());
+    const std::uint64_t maps = heap.stats().space.maps;
+    CHECK(source.allocate_idle(source.self, 2 * kMiB, 0, &second).status == Status::out_of_memory);
+    CHECK(source.allocate_idle(source.self, 0, 0, &second).status == Status::bad_argument);
+    CHECK(heap.validate());
+    REQUIRE(source.allocate_idle(source.self, kMiB, 0, &second).ok());
+    CHECK(heap.stats().space.maps == maps);
+    CHECK(heap.stats().failures == 0);
+    CHECK(heap.stats().live_bytes == kGranule);
+    CHECK(source.free(source.self, first).ok());
+    CHECK(source.free(source.self, second).ok());
+    CHECK(source.trim(source.self, 0) == kGranule);
+  });
+}
+
 TEST_CASE("1-20 device heap: the trace has a line for each call", "[device]") {
   using Lines = std::vector<std::string>;
   Lines lines;

@@ -90,28 +90,40 @@ std::uint32_t DeviceHeap::length_of(std::uint64_t size_bytes) const noexcept {
   return static_cast<std::uint32_t>(divide_up(size_bytes, kHeapUnitBytes));
 }
 
-Outcome DeviceHeap::allocate(const HeapRequest& request, cuda::DevicePointer* address) noexcept {
+// What a request asks of the engine, or why it makes no sense.
+Outcome DeviceHeap::examine(const HeapRequest& request, Wanted* wanted) const noexcept {
   const std::uint64_t align = request.align_bytes > kHeapUnitBytes ? request.align_bytes : kHeapUnitBytes;
-  Outcome outcome = Status::out_of_addresses;
   const bool is_aligned = request.align_bytes == 0 || is_power_of_two(request.align_bytes);
-  if (request.size_bytes == 0 || !is_aligned || align > options_.coarse_bytes ||
-      request.tag >= kHeapTagsMax) {
-    outcome = Status::bad_argument;
-  } else if (const std::uint32_t length = length_of(request.size_bytes); length != 0) {
-    const Wanted wanted{length, static_cast<std::uint32_t>(align / kHeapUnitBytes)};
-    for (unsigned round = 0; round < kHeapReclaimRounds; ++round) {
-      outcome = try_allocate(request, wanted, address);
-      const bool is_full = outcome.status == Status::over_budget || outcome.status == Status::out_of_memory ||
-                           outcome.status == Status::out_of_addresses;
-      if (!is_full || options_.reclaim == nullptr) break;
-      if (!options_.reclaim(options_.context, request.size_bytes)) break;
-    }
+  if (request.size_bytes == 0 || !is_aligned || align > options_.coarse_bytes) return Status::bad_argument;
+  wanted->length = length_of(request.size_bytes);
+  wanted->align_units = static_cast<std::uint32_t>(align / kHeapUnitBytes);
+  return wanted->length != 0 ? Outcome() : Outcome(Status::out_of_addresses);
+}
+
+Outcome DeviceHeap::allocate(const HeapRequest& request, cuda::DevicePointer* address) noexcept {
+  Wanted wanted;
+  Outcome outcome = examine(request, &wanted);
+  const bool is_possible = outcome.ok();
+  for (unsigned round = 0; is_possible && round < kHeapReclaimRounds; ++round) {
+    outcome = try_allocate(request, wanted, address);
+    const bool is_full = outcome.status == Status::over_budget || outcome.status == Status::out_of_memory ||
+                         outcome.status == Status::out_of_addresses;
+    if (!is_full || options_.reclaim == nullptr) break;
+    if (!options_.reclaim(options_.context, request.size_bytes)) break;
   }
   if (outcome.ok()) return outcome;
   const Lock lock(space_.table_lock());
   ++counts_.failures;
   write_trace(Event::refused, 0, request.size_bytes);
   return outcome;
+}
+
+Outcome DeviceHeap::allocate_mapped(const HeapRequest& request, cuda::DevicePointer* address) noexcept {
+  Wanted wanted;
+  const Outcome outcome = examine(request, &wanted);
+  if (!outcome.ok()) return outcome;
+  wanted.must_be_mapped = true;
+  return try_allocate(request, wanted, address);
 }
 
 Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
@@ -138,6 +150,10 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
       *address = space_.base() + run.first * kHeapUnitBytes;
       write_trace(Event::allocated, *address, request.size_bytes);
       return {};
+    }
+    if (wanted.must_be_mapped) {
+      give_back(run.first);
+      return Status::out_of_memory;
     }
     tag.mark |= kPending;
   }
@@ -297,6 +313,10 @@ BlockSource DeviceHeap::source() noexcept {
   };
   source.free = [](void* self, cuda::DevicePointer address) -> Outcome {
     return static_cast<DeviceHeap*>(self)->free(address);
+  };
+  source.allocate_idle = [](void* self, std::uint64_t size_bytes, std::uint64_t align_bytes,
+                            cuda::DevicePointer* address) -> Outcome {
+    return static_cast<DeviceHeap*>(self)->allocate_mapped({size_bytes, align_bytes, 0}, address);
   };
   source.trim = [](void* self, std::uint64_t keep_bytes) -> std::uint64_t {
     return static_cast<DeviceHeap*>(self)->trim(keep_bytes);

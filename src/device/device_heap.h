@@ -128,6 +128,9 @@ class DeviceHeap {
   // bad_argument: size 0, an alignment that is no power of two or too large, an unknown tag.
   // out_of_addresses, over_budget, out_of_memory, no_host_memory, device_lost, failed.
   Outcome allocate(const HeapRequest& request, cuda::DevicePointer* address) noexcept;
+  // The same from memory that is mapped already, without a call of the driver or of reclaim. out_of_memory:
+  // none is, which counts as no failure.
+  Outcome allocate_mapped(const HeapRequest& request, cuda::DevicePointer* address) noexcept;
   // not_owned: no block starts there; double_free: one did; in_use: it is pinned, or a pass moves it.
   Outcome free(cuda::DevicePointer address) noexcept;
   // Bytes that the block may use, a multiple of kHeapUnitBytes; 0: no block starts there.
@@ -189,6 +192,7 @@ class DeviceHeap {
   };
   struct Wanted {
     std::uint32_t length = 0, align_units = 1;
+    bool must_be_mapped = false;
   };
   struct Tagged {
     char name[kHeapTagNameMax + 1];
@@ -214,6 +218,7 @@ class DeviceHeap {
   }
   [[nodiscard]] HeapBlock block_at(std::uint32_t unit) const noexcept;
 
+  Outcome examine(const HeapRequest& request, Wanted* wanted) const noexcept;
   Outcome try_allocate(const HeapRequest& request, Wanted wanted, cuda::DevicePointer* address) noexcept;
   Outcome misuse(cuda::DevicePointer address) noexcept;
   void count(const HeapBlock& block) noexcept;
