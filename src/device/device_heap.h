@@ -172,6 +172,16 @@ class DeviceHeap {
   Outcome begin_pass(const HeapPassOptions& options, std::span<HeapMove> moves, std::size_t* count) noexcept;
   HeapPassResult end_pass(std::span<const HeapMove> moves) noexcept;
 
+  // Gives a block of whole chunks (address and size are multiples of them) a lower address, without a copy:
+  // its chunks are mapped there as well. From then on the block is at the new address, and the old one leads
+  // to the same memory until finish_relocation() unmaps it, when the device uses it no more. For addresses
+  // that are fragmented; memory never is by chunks. bad_argument: not of whole chunks. out_of_addresses: no
+  // room lower down. in_use: pinned, or a pass moves it. not_owned, double_free; and as allocate(). A failure
+  // leaves the block where it is.
+  Outcome relocate(cuda::DevicePointer address, cuda::DevicePointer* new_address) noexcept;
+  // not_owned: no block was moved from there. failed, device_lost: the old address is still mapped.
+  Outcome finish_relocation(cuda::DevicePointer old_address) noexcept;
+
   [[nodiscard]] BlockSource source() noexcept;
   [[nodiscard]] Gpu& gpu() const noexcept { return space_.gpu(); }
   [[nodiscard]] DeviceSpace& space() noexcept { return space_; }
@@ -240,6 +250,9 @@ class DeviceHeap {
   Outcome grow(std::uint32_t first, std::uint32_t new_length) noexcept;
   void cut(std::uint32_t first, std::uint32_t new_length) noexcept;
   [[nodiscard]] std::uint32_t length_of(std::uint64_t size_bytes) const noexcept;
+
+  [[nodiscard]] bool is_of_whole_chunks(std::uint32_t unit) const noexcept;
+  [[nodiscard]] std::uint32_t find_window(ChunkRange below, std::uint32_t align_chunks) const noexcept;
 
   // Of a pass, with the table lock held.
   struct Pass {

@@ -235,7 +235,8 @@ void DeviceSpace::set_mapped(std::uint32_t first, bool is_mapped) noexcept {
     if (!is_empty(at)) ++own.busy;
   }
   if (!is_mapped) {
-    mapped_bytes_ -= bytes_in(own.kind);
+    if (!own.is_alias) mapped_bytes_ -= bytes_in(own.kind);
+    own.is_alias = false;
     return;
   }
   mapped_bytes_ += bytes_in(own.kind);
@@ -250,8 +251,8 @@ bool DeviceSpace::validate() const noexcept {
     if (is_empty(at) != (own.live_blocks == 0 && own.pins == 0)) return false;
     if ((own.live_blocks == 0) != (own.live_bytes == 0) || own.live_bytes > options_.fine_bytes) return false;
     if (!is_mapped_bit(at)) continue;
-    mapped_bytes += options_.fine_bytes;
     const ChunkEntry& head = entries_[at - own.part];
+    if (!head.is_alias) mapped_bytes += options_.fine_bytes;
     if (head.part != 0 || head.handle == 0 || own.part >= entries_in(head.kind)) return false;
     if (own.part != 0) continue;
     std::uint32_t busy = 0;

@@ -61,6 +61,7 @@ struct ChunkEntry {
   std::uint16_t part;            // entries of the mapping in front of this one
   ChunkKind kind;                // of the mapping
   bool is_cached;                // in the list of its kind, in the first entry
+  bool is_alias;                 // the handle belongs to a mapping elsewhere, in the first entry
   Leave leave;                   // in the first entry; of the growth lock
 };
 
@@ -130,6 +131,13 @@ class DeviceSpace {
   // failure what was not mapped is not mapped. over_budget, out_of_memory, device_lost, failed. Chunks that
   // were cached elsewhere may be idle then.
   Outcome back(ChunkRange chunks) noexcept;
+  // Maps the memory behind `from`, whole mappings that hold nothing but live bytes of the caller's, at as
+  // many entries from `to` on as well, which hold live bytes of his and nobody else's. From then on it
+  // belongs to the new place, and `from` is an alias. in_use: what is mapped there is not there alone; as
+  // back().
+  Outcome alias(ChunkRange from, std::uint32_t to) noexcept;
+  // Unmaps an alias. failed, device_lost: it stays.
+  Outcome drop_alias(ChunkRange from) noexcept;
   // Maps fine chunks in advance until `cached_bytes` are cached. Keeps what it made when it fails.
   Outcome prewarm(std::uint64_t cached_bytes) noexcept;
   // Gives chunks that are idle or cached back to the device, the oldest first, until at most `keep_bytes` are
@@ -189,6 +197,7 @@ class DeviceSpace {
   Outcome allow_access(ChunkRange chunks) noexcept;
   void unmap_collected(ChunkRange chunks) noexcept;
   void publish(ChunkRange chunks) noexcept;
+  Outcome make_bare(ChunkRange chunks) noexcept;
   std::uint32_t gather(ChunkKind kind, std::uint32_t count) noexcept;
   std::uint32_t evict(ChunkKind kind, std::uint32_t count) noexcept;
   [[nodiscard]] ChunkRange row_of_leaving(std::uint32_t first) noexcept;

@@ -36,7 +36,7 @@ void DeviceSpace::close() noexcept {
 // The handles of a row go to their pools.
 void DeviceSpace::give_row(ChunkRange row) noexcept {
   for (std::uint32_t at = row.first; at < row.end; at += entries_in(entries_[at].kind)) {
-    pool_of(entries_[at].kind).give(entries_[at].handle);
+    if (!entries_[at].is_alias) pool_of(entries_[at].kind).give(entries_[at].handle);
   }
 }
 
@@ -58,9 +58,10 @@ Outcome DeviceSpace::back_held(ChunkRange chunks, Moves moves) noexcept {
   Outcome outcome = collect(chunks, moves);
   if (!outcome.ok()) return outcome;
   outcome = map_collected(chunks);
-  if (!outcome.ok()) return outcome;
-  outcome = allow_access(chunks);
-  if (!outcome.ok()) return outcome;
+  if (!outcome.ok()) {
+    give_collected(chunks);
+    return outcome;
+  }
   publish(chunks);
   return {};
 }
@@ -184,6 +185,7 @@ void DeviceSpace::give_collected(ChunkRange chunks) noexcept {
   }
 }
 
+// Maps what was collected and allows access to it, or none of it.
 Outcome DeviceSpace::map_collected(ChunkRange chunks) noexcept {
   for (std::uint32_t at = chunks.first; (at = next_planned(at, chunks.end)) < chunks.end;) {
     const ChunkEntry& own = entries_[at];
@@ -192,12 +194,11 @@ Outcome DeviceSpace::map_collected(ChunkRange chunks) noexcept {
         gpu_->check(gpu_->driver().mem_map(address_of(at), bytes_in(own.kind), 0, own.handle, 0));
     if (!outcome.ok()) {
       unmap_collected({chunks.first, at});
-      give_collected(chunks);
       return outcome;
     }
     at += entries_in(own.kind);
   }
-  return {};
+  return allow_access(chunks);
 }
 
 // One call for each row of new mappings: the driver allows it, and it waits for the device once.
@@ -210,7 +211,6 @@ Outcome DeviceSpace::allow_access(ChunkRange chunks) noexcept {
         gpu_->driver().mem_set_access(address_of(at), std::uint64_t{end - at} << shift_, &access, 1));
     if (!outcome.ok()) {
       unmap_collected(chunks);
-      give_collected(chunks);
       return outcome;
     }
     at = end;
@@ -311,6 +311,67 @@ std::uint32_t DeviceSpace::unmap_leaving(ChunkRange row) noexcept {
     ++unmapped;
   }
   return unmapped;
+}
+
+Outcome DeviceSpace::alias(ChunkRange from, std::uint32_t to) noexcept {
+  const Lock growth(growth_lock_);
+  if (gpu_->is_lost()) return Status::device_lost;
+  const CurrentContext current(*gpu_);
+  const ChunkRange there{to, to + (from.end - from.first)};
+  Outcome outcome = make_bare(there);
+  if (!outcome.ok()) return outcome;
+  for (std::uint32_t at = from.first; at < from.end; at += entries_in(entries_[at].kind)) {
+    assign(to + (at - from.first), entries_[at].kind, entries_[at].handle);
+  }
+  outcome = map_collected(there);
+  if (!outcome.ok()) {
+    for (std::uint32_t at = there.first; at < there.end; ++at) {
+      planned_[at / 64] &= ~(std::uint64_t{1} << (at % 64));
+    }
+    return outcome;
+  }
+  {
+    const Lock lock(table_lock_);
+    for (std::uint32_t at = from.first; at < from.end; at += entries_in(entries_[at].kind)) {
+      entries_[at].is_alias = true;
+      mapped_bytes_ -= bytes_in(entries_[at].kind);
+    }
+  }
+  publish(there);
+  return {};
+}
+
+Outcome DeviceSpace::drop_alias(ChunkRange from) noexcept {
+  const Lock growth(growth_lock_);
+  const CurrentContext current(*gpu_);
+  if (!unmap_call(from)) return gpu_->is_lost() ? Status::device_lost : Status::failed;
+  const Lock lock(table_lock_);
+  for (std::uint32_t at = from.first; at < from.end; at += entries_in(entries_[at].kind)) {
+    CHECK(entries_[at].is_alias);
+    set_mapped(at, false);
+  }
+  return {};
+}
+
+// Unmaps what is mapped in a range, which nobody uses; the handles are idle then.
+Outcome DeviceSpace::make_bare(ChunkRange chunks) noexcept {
+  for (std::uint32_t at = chunks.first; (at = next_mapped(at, chunks.end)) < chunks.end;) {
+    const ChunkKind kind = entries_[at].kind;
+    const ChunkRange own{at, at + entries_in(kind)};
+    if (entries_[at].part != 0 || own.end > chunks.end) return Status::in_use;  // mapped since it was chosen
+    {
+      const Lock lock(table_lock_);
+      set_mapped(at, false);
+    }
+    if (!unmap_call(own)) {
+      const Lock lock(table_lock_);
+      set_mapped(at, true);
+      return gpu_->is_lost() ? Status::device_lost : Status::failed;
+    }
+    pool_of(kind).give(entries_[at].handle);
+    at = own.end;
+  }
+  return {};
 }
 
 Outcome DeviceSpace::prewarm(std::uint64_t cached_bytes) noexcept {
