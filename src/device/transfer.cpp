@@ -133,9 +133,16 @@ static_assert(static_cast<unsigned>(TransferDirection::download) ==
               static_cast<unsigned>(StagingDirection::download));
 
 void TransferQueue::close_lanes() noexcept {
-  if (lanes_ == nullptr) return;
+  TransferLane* lanes = nullptr;
+  {
+    // A second caller of close() that cancels looks for them with the lock held.
+    const Lock lock(mutex_);
+    lanes = lanes_;
+    lanes_ = nullptr;
+  }
+  if (lanes == nullptr) return;
   for (unsigned i = 0; i < kTransferDirections; ++i) {
-    TransferLane& lane = lanes_[i];
+    TransferLane& lane = lanes[i];
     lane.ring.close();
     lane.fences.close();
     if (lane.stream != nullptr) {
@@ -144,7 +151,6 @@ void TransferQueue::close_lanes() noexcept {
     }
     lane.~TransferLane();
   }
-  lanes_ = nullptr;
 }
 
 Outcome TransferQueue::start_threads() noexcept {
@@ -181,7 +187,7 @@ void TransferQueue::close(TransferClose how) noexcept {
     is_closing_ = true;
     if (how == TransferClose::cancel && !is_cancelling_) {
       is_cancelling_ = true;
-      stop_all(Status::cancelled, ~std::uint64_t{0});
+      if (lanes_ != nullptr) stop_all(Status::cancelled, ~std::uint64_t{0});
     }
   }
   work_.change();
