@@ -8,6 +8,15 @@ namespace glebe::device {
 
 using os::Lock;
 
+namespace {
+
+Outcome wait_for(Gpu& gpu, cuda::Event event) noexcept {
+  const CurrentContext current(gpu);
+  return gpu.check(gpu.driver().event_synchronize(event));
+}
+
+}  // namespace
+
 Outcome DeferredFrees::open(Gpu& gpu) noexcept {
   close();
   const std::size_t blocks_bytes = std::size_t{kBlocksMax} * sizeof(Block);
@@ -213,10 +222,7 @@ Outcome DeferredFrees::wait_all(const Sink& sink) noexcept {
     for (std::uint64_t j = 0; j < now.blocks && outcome.ok(); ++j) {
       const cuda::Event event = first_event(i);
       if (event == nullptr) break;
-      {
-        const CurrentContext current(*gpu_);
-        outcome = gpu_->check(gpu_->driver().event_synchronize(event));
-      }
+      outcome = wait_for(*gpu_, event);
       if (!outcome.ok() && !gpu_->is_lost()) break;
       const Lock lock(retire_mutex_);
       const Step done = step(i, true, sink, &outcome);
