@@ -201,6 +201,9 @@ TEST_CASE("B8 B6 a resize that is refused has changed nothing", "[paging]") {
   require_balance(pager);
 }
 
+// Tries of a resize among readers. One that has a pin may be off its CPU through all of them: then it goes on.
+constexpr unsigned kSteps = kThreadSanitizer ? 200 : 2000;
+
 TEST_CASE("B8 mut-B12 readers and page-outs go on while a buffer is resized: every read is right",
           "[paging]") {
   const std::uint64_t seed = test_seed();
@@ -247,8 +250,6 @@ TEST_CASE("B8 mut-B12 readers and page-outs go on while a buffer is resized: eve
   while (reads.load() == 0) std::this_thread::yield();
   Random random(seed + 20);
   unsigned resized = 0;
-  constexpr unsigned kSteps = kThreadSanitizer ? 200 : 2000;
-  // A reader that has a pin may be off its CPU through all of them: then it goes on.
   for (unsigned step = 0; step < kSteps || (resized == 0 && step < 1000 * kSteps); ++step) {
     const Result result = pager.resize(buffer, kLeast + random.below(6 * kExtent));
     if (result == Result::ok) ++resized;
