@@ -201,7 +201,7 @@ TEST_CASE("B8 B6 a resize that is refused has changed nothing", "[paging]") {
   require_balance(pager);
 }
 
-// Tries of a resize among readers. One that has a pin may be off its CPU through all of them: then it goes on.
+// Tries of a resize among readers. One with a pin may be off its CPU through all of them: then it goes on.
 constexpr unsigned kSteps = kThreadSanitizer ? 200 : 2000;
 
 TEST_CASE("B8 mut-B12 readers and page-outs go on while a buffer is resized: every read is right",
