@@ -3,22 +3,22 @@
 #include <glebe/device.h>
 
 #include <cstring>
-#include <new>
 
 #include "platform/emulated_gpu/emulated_gpu.h"
-#include "platform/process.h"
-#include "platform/vm.h"
 #include "src/base/bits.h"
 #include "src/base/text.h"
 #include "src/device/device_heap.h"
 #include "src/device/residency.h"
 #include "src/device/stream_pool.h"
+#include "src/paging/own_memory.h"
 
 namespace glebe::api {
 namespace {
 
 namespace dev = glebe::device;
 namespace cuda = os::cuda;
+using paging::end_own;
+using paging::make_own;
 
 struct OwnDevice {
   os::EmulatedGpu emulated;
@@ -26,7 +26,6 @@ struct OwnDevice {
   bool is_emulated = false;
 };
 struct OwnHeap {
-  explicit OwnHeap(const glebe_device_heap_options& given) noexcept : options(given) {}
   glebe_device_heap_options options;
   dev::DeviceHeap heap;
 };
@@ -37,22 +36,6 @@ struct OwnResident {
   dev::ChunkPool chunks;
   dev::ResidentHeap heap;  // ends before the chunks that it gives back
 };
-
-// Objects live in pages of their own: this library does not call malloc.
-template <class T, class... Arguments>
-T* make_own(const Arguments&... arguments) noexcept {
-  const std::size_t bytes = align_up(sizeof(T), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr) return nullptr;
-  if (os::commit(memory, bytes)) return new (memory) T(arguments...);
-  os::release(memory, bytes);
-  return nullptr;
-}
-template <class T>
-void free_own(T* object) noexcept {
-  object->~T();
-  os::release(object, align_up(sizeof(T), os::page_bytes()));
-}
 
 OwnDevice& own(glebe_device* device) noexcept { return *reinterpret_cast<OwnDevice*>(device); }
 OwnHeap& own(glebe_device_heap* heap) noexcept { return *reinterpret_cast<OwnHeap*>(heap); }
@@ -184,7 +167,7 @@ glebe_device_result glebe_device_open(const glebe_device_options* options, glebe
   }
   copy_text(text, message, message_bytes);
   if (!outcome.ok()) {
-    free_own(made);
+    end_own(made);
     return to_c(outcome);
   }
   *device = reinterpret_cast<glebe_device*>(made);
@@ -192,7 +175,7 @@ glebe_device_result glebe_device_open(const glebe_device_options* options, glebe
 }
 
 void glebe_device_close(glebe_device* device) {
-  if (device != nullptr) free_own(&own(device));
+  if (device != nullptr) end_own(&own(device));
 }
 
 glebe_device_result glebe_device_get_info(glebe_device* device, glebe_device_info* info) {
@@ -277,11 +260,12 @@ glebe_device_result glebe_device_heap_open(glebe_device* device, const glebe_dev
   if (device == nullptr || heap == nullptr || given.struct_bytes < sizeof given) {
     return glebe_device_bad_argument;
   }
-  OwnHeap* const made = make_own<OwnHeap>(given);
+  OwnHeap* const made = make_own<OwnHeap>();
   if (made == nullptr) return glebe_device_no_host_memory;
+  made->options = given;
   const dev::Outcome outcome = made->heap.open(own(device).gpu, convert(*made));
   if (!outcome.ok()) {
-    free_own(made);
+    end_own(made);
     return to_c(outcome);
   }
   *heap = reinterpret_cast<glebe_device_heap*>(made);
@@ -291,7 +275,7 @@ glebe_device_result glebe_device_heap_open(glebe_device* device, const glebe_dev
 uint64_t glebe_device_heap_close(glebe_device_heap* heap) {
   if (heap == nullptr) return 0;
   const std::uint64_t left = own(heap).heap.close();
-  free_own(&own(heap));
+  end_own(&own(heap));
   return left;
 }
 
@@ -358,7 +342,7 @@ glebe_device_result glebe_device_pool_open(glebe_device_heap* heap, glebe_device
   options.source = own(heap).heap.source();
   const dev::Outcome outcome = made->pool.open(own(heap).heap.gpu(), options);
   if (!outcome.ok()) {
-    free_own(made);
+    end_own(made);
     return to_c(outcome);
   }
   *pool = reinterpret_cast<glebe_device_pool*>(made);
@@ -368,7 +352,7 @@ glebe_device_result glebe_device_pool_open(glebe_device_heap* heap, glebe_device
 glebe_device_result glebe_device_pool_close(glebe_device_pool* pool) {
   if (pool == nullptr) return glebe_device_ok;
   const dev::Outcome outcome = own(pool).pool.close();
-  if (outcome.ok()) free_own(&own(pool));
+  if (outcome.ok()) end_own(&own(pool));
   return to_c(outcome);
 }
 
@@ -440,7 +424,7 @@ glebe_device_result glebe_device_resident_open(glebe_device* device,
     outcome = made->heap.open(own(device).gpu, wanted);
   }
   if (!outcome.ok()) {
-    free_own(made);
+    end_own(made);
     return to_c(outcome);
   }
   *resident = reinterpret_cast<glebe_device_resident*>(made);
@@ -448,7 +432,7 @@ glebe_device_result glebe_device_resident_open(glebe_device* device,
 }
 
 void glebe_device_resident_close(glebe_device_resident* resident) {
-  if (resident != nullptr) free_own(&own(resident));
+  if (resident != nullptr) end_own(&own(resident));
 }
 
 glebe_device_result glebe_device_resident_allocate(glebe_device_resident* resident, uint64_t size,

@@ -3,12 +3,10 @@
 #include <glebe/paging.h>
 
 #include <cstring>
-#include <new>
 
-#include "platform/vm.h"
 #include "src/api/paging_handles.h"
-#include "src/base/bits.h"
 #include "src/base/text.h"
+#include "src/paging/own_memory.h"
 
 namespace glebe::api {
 namespace {
@@ -44,24 +42,6 @@ struct OwnBudget {
   pg::Budget budget;  // first: the handle points to it
   CallbackBridge bridge{};
 };
-
-// An object in os pages of its own.
-template <typename T>
-T* make_own() noexcept {
-  const std::size_t bytes = align_up(sizeof(T), os::page_bytes());
-  void* memory = os::reserve(bytes, os::page_bytes());
-  if (memory == nullptr) return nullptr;
-  if (!os::commit(memory, bytes)) {
-    os::release(memory, bytes);
-    return nullptr;
-  }
-  return new (memory) T;
-}
-template <typename T>
-void end_own(T* object) noexcept {
-  object->~T();
-  os::release(object, align_up(sizeof(T), os::page_bytes()));
-}
 
 // False: the options of C make no sense by themselves.
 bool convert(const glebe_pager_options& from, OwnPager& target, pg::BufferPagerOptions* to) noexcept {
@@ -162,13 +142,13 @@ const char* glebe_result_text(glebe_result result) { return pg::text_of(static_c
 glebe_budget_result glebe_budget_new(const char* label, uint64_t limit_bytes, glebe_budget_action action,
                                      const glebe_budget_callbacks* callbacks, glebe_budget** budget) {
   if (label == nullptr || budget == nullptr) return glebe_budget_bad_argument;
-  OwnBudget* const made = make_own<OwnBudget>();
+  OwnBudget* const made = pg::make_own<OwnBudget>();
   if (made == nullptr) return glebe_budget_no_memory;
   if (callbacks != nullptr) made->bridge.callbacks = *callbacks;
   const pg::BudgetResult result =
       made->budget.open(label, limit_bytes, static_cast<pg::BudgetAction>(action), made->bridge.table());
   if (result != pg::BudgetResult::ok) {
-    end_own(made);
+    pg::end_own(made);
     return to_c(result);
   }
   *budget = reinterpret_cast<glebe_budget*>(&made->budget);
@@ -176,7 +156,7 @@ glebe_budget_result glebe_budget_new(const char* label, uint64_t limit_bytes, gl
 }
 
 void glebe_budget_free(glebe_budget* budget) {
-  if (budget != nullptr) end_own(reinterpret_cast<OwnBudget*>(budget));
+  if (budget != nullptr) pg::end_own(reinterpret_cast<OwnBudget*>(budget));
 }
 
 glebe_budget_result glebe_budget_set_limit(glebe_budget* budget, uint64_t limit_bytes) {
@@ -263,7 +243,7 @@ glebe_result glebe_pager_new(const glebe_pager_options* options, glebe_pager** p
   if (pager == nullptr || (options != nullptr && options->struct_bytes < sizeof *options)) {
     return glebe_bad_argument;
   }
-  OwnPager* const made = make_own<OwnPager>();
+  OwnPager* const made = pg::make_own<OwnPager>();
   if (made == nullptr) return glebe_no_memory;
   pg::BufferPagerOptions converted;
   pg::Result result = pg::Result::ok;
@@ -277,7 +257,7 @@ glebe_result glebe_pager_new(const glebe_pager_options* options, glebe_pager** p
   }
   if (result == pg::Result::ok) result = made->pager.open(converted);
   if (result != pg::Result::ok) {
-    end_own(made);
+    pg::end_own(made);
     return to_c(result);
   }
   *pager = reinterpret_cast<glebe_pager*>(made);
@@ -285,7 +265,7 @@ glebe_result glebe_pager_new(const glebe_pager_options* options, glebe_pager** p
 }
 
 void glebe_pager_free(glebe_pager* pager) {
-  if (pager != nullptr) end_own(&own(pager));
+  if (pager != nullptr) pg::end_own(&own(pager));
 }
 
 glebe_budget* glebe_pager_budget(glebe_pager* pager, glebe_tier tier) {

@@ -1,5 +1,6 @@
-// Memory of the pager's own (namespace glebe::paging): mapped, zero, never in the heap and never given back;
-// the system gives pages as they are written. For tables, and for what one thread of the pager works with.
+// Memory of the library's own (namespace glebe::paging): mapped, zero, never in the heap; the system gives
+// pages as they are written. For tables, for what one thread of the pager works with, and for objects behind
+// handles of the C interface. Only those of end_own() are given back.
 #pragma once
 
 #include <cstddef>
@@ -20,12 +21,19 @@ namespace glebe::paging {
   return nullptr;
 }
 
-// An object that is never destroyed. nullptr as above.
+// An object in pages of its own. nullptr as above.
 template <class Object>
 [[nodiscard]] Object* make_own() noexcept {
   static_assert(alignof(Object) <= 4096);
   void* memory = map_own(sizeof(Object));
   return memory != nullptr ? new (memory) Object : nullptr;
+}
+
+// The end of an object of make_own().
+template <class Object>
+void end_own(Object* object) noexcept {
+  object->~Object();
+  os::release(object, align_up(sizeof(Object), os::page_bytes()));
 }
 
 }  // namespace glebe::paging
