@@ -100,7 +100,8 @@ class Run:
                        f'stats_file={self.stats}/%p.json', *way.paged]
             self.environment['GLEBE_OPTIONS'] = ','.join(entries)
         is_followed = way.is_kernel() and not options.pools_are_free
-        self.watch = kernel.Watch(self.cgroup, budget if is_followed else None)
+        self.watch = kernel.Watch(self.cgroup)
+        self.threads = [self.watch, *([kernel.Follower(self.cgroup, budget)] if is_followed else [])]
 
     def start(self, command, **more):
         return subprocess.Popen([str(word) for word in command], env=self.environment,
@@ -108,11 +109,13 @@ class Run:
                                 **more)
 
     def __enter__(self):
-        self.watch.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(self, *_):
-        self.watch.stop()
+        for thread in self.threads:
+            thread.stop()
         self.cgroup.remove()
         shutil.rmtree(self.stats, ignore_errors=True)
 

@@ -128,6 +128,9 @@ class Cgroup:
         if limit_bytes:
             self.limit(limit_bytes)
 
+    def used_bytes(self):
+        return int(read(f'{self.path}/{"memory.usage_in_bytes" if self.is_1 else "memory.current"}', '0'))
+
     def limit(self, size_bytes):
         write(f'{self.path}/{"memory.limit_in_bytes" if self.is_1 else "memory.max"}', size_bytes)
 
@@ -154,14 +157,42 @@ class Cgroup:
         raise OSError(f'{self.path} cannot be removed')
 
 
-class Watch(threading.Thread):
-    """Samples what the processes of a cgroup hold: anonymous resident memory, and the kernel's pools. With a
-    budget, the limit of the cgroup follows: what an uncharged pool takes is taken from the limit."""
+class Follower(threading.Thread):
+    """The limit of a cgroup follows: what an uncharged pool takes is taken from it. In small steps and in a
+    thread of its own, because the write of a limit waits in the kernel until so much went out; one that is
+    far below what a busy program uses waits until the program ends."""
+    STEP_BYTES = 1 << 19
 
-    def __init__(self, cgroup, budget=None):
+    def __init__(self, cgroup, budget):
         super().__init__(daemon=True)
         self.cgroup, self.budget, self.done = cgroup, budget, threading.Event()
-        self.pool_before, self.uncharged_before = pool_bytes(), cgroup.uncharged_pool_bytes()
+        self.before = cgroup.uncharged_pool_bytes()
+
+    def run(self):
+        limit = self.budget
+        while not self.done.wait(0.002):
+            pool = max(0, self.cgroup.uncharged_pool_bytes() - self.before)
+            wanted = max(self.budget - pool, self.budget // 8)
+            if wanted < limit:
+                wanted = max(wanted, min(limit, self.cgroup.used_bytes()) - self.STEP_BYTES)
+            if wanted == limit:
+                continue
+            with contextlib.suppress(OSError):  # EBUSY: not so much can go out at once; again in a moment
+                self.cgroup.limit(wanted)
+                limit = wanted
+
+    def stop(self):
+        self.done.set()
+        self.join()
+
+
+class Watch(threading.Thread):
+    """Samples what the processes of a cgroup hold: anonymous resident memory, and the kernel's pools."""
+
+    def __init__(self, cgroup):
+        super().__init__(daemon=True)
+        self.cgroup, self.done = cgroup, threading.Event()
+        self.pool_before = pool_bytes()
         self.peak_resident, self.peak_held, self.sum_held, self.samples = 0, 0, 0, 0
 
     def run(self):
@@ -175,13 +206,6 @@ class Watch(threading.Thread):
             self.peak_held = max(self.peak_held, held)
             self.sum_held += held
             self.samples += 1
-            if self.budget:
-                self.follow()
-
-    def follow(self):
-        left = self.budget - max(0, self.cgroup.uncharged_pool_bytes() - self.uncharged_before)
-        with contextlib.suppress(OSError):  # EBUSY: not so much can go out at once; again in a moment
-            self.cgroup.limit(max(left, self.budget // 8))
 
     def stop(self):
         self.done.set()

@@ -9,7 +9,7 @@
 namespace glebe::paging {
 namespace {
 
-constexpr std::size_t kSmallSlabBytes = 64 * kKiB;
+constexpr std::size_t kSmallSlabBytes = 32 * kKiB;
 constexpr std::size_t kLargeSlabBytes = 256 * kKiB;
 constexpr std::size_t kSmallSlotMax = 65 * 64;  // a page that did not compress, and its head
 constexpr std::size_t kSlotStep = 64;

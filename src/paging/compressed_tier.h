@@ -2,7 +2,7 @@
 //
 // A handle says all: an object that repeats a word of 32 bits, or a small number of 64 bits, is in the handle
 // itself and costs no memory; any other is in a slot whose place the handle names, behind a head of 8 bytes
-// with its sizes and its form. Slots up to 4160 bytes lie in slabs of 64 KiB, larger ones in slabs of 256
+// with its sizes and its form. Slots up to 4160 bytes lie in slabs of 32 KiB, larger ones in slabs of 256
 // KiB. Nothing is searched for: reading takes no lock.
 //
 // Thread-safe as store.h says. One lock guards the slabs; it is held for some tens of nanoseconds, never

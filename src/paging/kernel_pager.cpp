@@ -9,6 +9,7 @@
 // over (MADV_PAGEOUT) until the process is within it. Without one, the hand marks them as cold (MADV_COLD) as
 // it passes, once in kSweepMs: pages that are used until the kernel needs memory are spared, the others go
 // first.
+#include <algorithm>
 #include <span>
 
 #include "platform/fault.h"
@@ -30,6 +31,8 @@ constexpr std::uint64_t kNapNs = 2'000'000, kIdleNapNs = 20'000'000;
 constexpr std::uint64_t kSweepMs = 60'000;
 constexpr unsigned kRuns = 128;
 constexpr std::size_t kStepBytes = kMiB;  // in one call, which takes microseconds a page
+// Between two looks: who waits for room has to hear soon that some was made.
+constexpr std::size_t kRoundBytes = 2 * kMiB;
 constexpr std::size_t kGapBytes = 64 * kKiB;
 constexpr std::uintptr_t kBegin = kProcessMemory.begin, kEnd = kProcessMemory.end;
 
@@ -192,7 +195,7 @@ void run_kernel_pager(void*) noexcept {
     const std::size_t slack = budget / 64;
     if (budget != 0 && used + slack > budget) {
       give_back_free_memory();
-      wanted = used + 2 * slack - budget;
+      wanted = std::min(used + 2 * slack - budget, kRoundBytes);
       out = hand.page_out(wanted);
       count(pager.counters.page_outs, out / kPageBytes);
     }

@@ -78,7 +78,7 @@ class SlabArena {
   [[nodiscard]] std::uint32_t slot_bytes_at(std::uint64_t offset) const noexcept;
 
  private:
-  static constexpr unsigned kCandidates = 4;  // slabs of which the fullest is chosen
+  static constexpr unsigned kCandidates = 16;  // slabs of which the fullest is chosen
 
   [[nodiscard]] Slab* slabs() const noexcept { return reinterpret_cast<Slab*>(records_.base()); }
   [[nodiscard]] Slab* fullest(std::uint32_t class_index) const noexcept;
