@@ -334,14 +334,15 @@ TEST_CASE("K4 device heap: the walk shows each block, the leak list what is left
 TEST_CASE("L6 device heap: blocks grow and shrink where they are", "[device]") {
   on_heap(small_heap(), [](Rig& rig, DeviceHeap& heap) {
     const cuda::DevicePointer block = take(heap, 1000);
-    REQUIRE(rig.store_word(block, 7, nullptr) == cuda::Result::success);
+    fill(rig, heap, block, 7);
     for (const std::uint64_t size : {1024ull, 1025ull, 2097152ull, 3000000ull, 12582912ull, 33554432ull}) {
+      const std::uint64_t before_bytes = heap.size_of(block);
       CHECK(heap.grow_in_place(block, size).ok());
       CHECK(heap.size_of(block) == glebe::align_up(size, 256));
-      REQUIRE(rig.store_word(block + heap.size_of(block) - 4, 8, nullptr) == cuda::Result::success);
+      CHECK(holds(rig, block, 7, before_bytes));
+      fill(rig, heap, block, 7);
       CHECK(heap.validate());
     }
-    CHECK(rig.read_word(block) == 7);
     CHECK(heap.grow_in_place(block, 33554433).status == Status::out_of_memory);
     CHECK(heap.size_of(block) == 32 * kMiB);
     CHECK(heap.grow_in_place(block, 257 * kMiB).status == Status::out_of_addresses);
@@ -356,7 +357,7 @@ TEST_CASE("L6 device heap: blocks grow and shrink where they are", "[device]") {
     CHECK(next == block + heap.size_of(block));
     CHECK(heap.grow_in_place(block, 2600000).status == Status::out_of_addresses);
     CHECK(heap.free(next).ok());
-    CHECK(rig.read_word(block) == 7);
+    CHECK(holds(rig, block, 7, heap.size_of(block)));
     CHECK(heap.pin(block).ok());
     CHECK(heap.free(block).status == Status::in_use);
     CHECK(heap.shrink(block, 100).status == Status::in_use);

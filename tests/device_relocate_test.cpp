@@ -13,13 +13,13 @@ DeviceHeapOptions tight() {
 }
 std::vector<cuda::DevicePointer> comb(Rig& rig, DeviceHeap& heap) {
   std::vector<cuda::DevicePointer> blocks, left;
-  for (unsigned i = 0; i < 16; ++i) blocks.push_back(take(heap, kGranule));
+  for (unsigned i = 0; i < 16; ++i) blocks.push_back(take(heap, kGranule - 100));
   for (unsigned i = 0; i < 16; ++i) {
     if (i % 2 == 0) {
       REQUIRE(heap.free(blocks[i]).ok());
       continue;
     }
-    REQUIRE(rig.store_word(blocks[i] + 4 * i, 40 + i, nullptr) == cuda::Result::success);
+    fill(rig, heap, blocks[i], i);
     left.push_back(blocks[i]);
   }
   return left;
@@ -35,7 +35,8 @@ TEST_CASE("1-6 relocation: addresses that are fragmented become one piece, witho
       REQUIRE(heap.relocate(blocks[i], &moved).ok());
       CHECK(moved < blocks[i]);
       const auto number = static_cast<std::uint32_t>(2 * i + 1);
-      CHECK(rig.read_word(moved + 4 * number) == 40 + number);
+      CHECK(heap.size_of(moved) == kGranule);
+      CHECK(holds(rig, moved, number, kGranule));
       // The old address leads there as well.
       REQUIRE(rig.store_word(blocks[i] + 4 * number, 80 + number, nullptr) == cuda::Result::success);
       CHECK(rig.read_word(moved + 4 * number) == 80 + number);
@@ -90,8 +91,8 @@ TEST_CASE("V7 relocation: each call of the driver may fail", "[device]") {
     DeviceHeap heap;
     REQUIRE(heap.open(gpu, small_heap()).ok());
     const cuda::DevicePointer low = take(heap, 10 * kMiB);
-    const cuda::DevicePointer block = take(heap, 10 * kMiB);  // a coarse chunk and a fine one
-    REQUIRE(rig.store_word(block + 9 * kMiB, 5, nullptr) == cuda::Result::success);
+    const cuda::DevicePointer block = take(heap, 10 * kMiB - 100);  // a coarse chunk and a fine one
+    fill(rig, heap, block, 5);
     REQUIRE(heap.free(low).ok());
     // What is cached at the new place is unmapped first; then both chunks are mapped, and access is allowed
     // once.
@@ -108,15 +109,15 @@ TEST_CASE("V7 relocation: each call of the driver may fail", "[device]") {
       failing.stop_failing();
       CHECK(heap.validate());
       CHECK(heap.size_of(block) == 10 * kMiB);
-      CHECK(rig.read_word(block + 9 * kMiB) == 5);
+      CHECK(holds(rig, block, 5, 10 * kMiB));
     }
     cuda::DevicePointer moved = 0;
     REQUIRE(heap.relocate(block, &moved).ok());
     failing.fail({cuda::Call::mem_unmap, 1, 1, cuda::Result::unknown});
     CHECK(heap.finish_relocation(block).status == Status::failed);
-    CHECK(rig.read_word(block + 9 * kMiB) == 5);
+    CHECK(holds(rig, block, 5, 10 * kMiB));
     CHECK(heap.finish_relocation(block).ok());
-    CHECK(rig.read_word(moved + 9 * kMiB) == 5);
+    CHECK(holds(rig, moved, 5, 10 * kMiB));
     CHECK(heap.free(moved).ok());
     CHECK(heap.validate());
   });

@@ -36,6 +36,28 @@ inline cuda::DevicePointer take(DeviceHeap& heap, std::uint64_t size_bytes, std:
   return address;
 }
 
+// Words that differ by block and by place.
+inline std::vector<std::uint32_t> words_of(std::uint32_t number, std::uint64_t size_bytes) {
+  std::vector<std::uint32_t> words(size_bytes / 4);
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    words[i] = number * 0x9e3779b9u + static_cast<std::uint32_t>(i);
+  }
+  return words;
+}
+// Fills all bytes that a block may use with them, those behind the requested ones too.
+inline void fill(Rig& rig, DeviceHeap& heap, cuda::DevicePointer block, std::uint32_t number) {
+  const std::vector<std::uint32_t> words = words_of(number, heap.size_of(block));
+  REQUIRE(!words.empty());
+  REQUIRE(rig.driver.memcpy_h2d(block, words.data(), words.size() * 4) == cuda::Result::success);
+}
+// Whether they are still there, up to a size.
+inline bool holds(Rig& rig, cuda::DevicePointer block, std::uint32_t number, std::uint64_t size_bytes) {
+  std::vector<std::uint32_t> found(size_bytes / 4);
+  REQUIRE(!found.empty());
+  REQUIRE(rig.driver.memcpy_d2h(found.data(), block, found.size() * 4) == cuda::Result::success);
+  return found == words_of(number, size_bytes);
+}
+
 inline Status refusal(DeviceHeap& heap, std::uint64_t size_bytes, std::uint64_t align_bytes = 0) {
   cuda::DevicePointer address = 0;
   return heap.allocate({size_bytes, align_bytes, 0}, &address).status;

@@ -74,7 +74,7 @@ struct HeapTagStats {
 // A block that is to lie elsewhere, so that the chunk in which it lies becomes empty.
 struct HeapMove {
   cuda::DevicePointer from = 0, to = 0;
-  std::uint64_t size_bytes = 0;  // to copy
+  std::uint64_t size_bytes = 0;  // to copy: all that size_of() tells, not only what was asked for
   HeapTag tag = 0;
   bool is_cancelled = false;  // set by the caller: it stays where it is
 };

@@ -65,7 +65,7 @@ bool DeviceHeap::can_empty(const Pass& pass, std::uint32_t chunk, std::uint32_t 
     const HeapBlock block = block_at(at);
     if (!is_live(at) || is_held(at) || block.size_bytes > space_.chunk_bytes()) return false;
     if (pass.options.may_move != nullptr && !pass.options.may_move(pass.options.context, block)) return false;
-    bytes += block.requested_bytes;
+    bytes += block.size_bytes;
     if (bytes > pass.options.max_bytes || ++count > pass.moves.size()) return false;
   }
   return true;
@@ -132,8 +132,8 @@ bool DeviceHeap::plan_move(Pass& pass, std::uint32_t unit) noexcept {
   space_.add_live(bytes, 1);
   const HeapBlock block = block_at(unit);
   HeapMove& move = pass.moves[pass.count++];
-  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.requested_bytes, block.tag, false};
-  pass.bytes += block.requested_bytes;
+  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.size_bytes, block.tag, false};
+  pass.bytes += block.size_bytes;
   return true;
 }
 
@@ -163,9 +163,10 @@ bool DeviceHeap::finish_moves(std::span<const HeapMove> moves, HeapPassResult& r
       cancel(move);
       continue;
     }
+    const std::uint64_t requested_bytes = block_at(unit_of(move.from)).requested_bytes;
     result.chunks_emptied += commit(move);
-    write_trace(Event::freed, move.from, move.size_bytes);
-    write_trace(Event::allocated, move.to, move.size_bytes);
+    write_trace(Event::freed, move.from, requested_bytes);
+    write_trace(Event::allocated, move.to, requested_bytes);
     ++result.blocks_moved;
     result.bytes_moved += move.size_bytes;
   }
