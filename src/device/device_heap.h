@@ -267,6 +267,7 @@ class DeviceHeap {
   void show(std::uint32_t chunk, std::uint32_t first_run) noexcept;
   [[nodiscard]] bool plan_moves(Pass& pass, std::uint32_t chunk, std::uint32_t first_run) noexcept;
   [[nodiscard]] bool plan_move(Pass& pass, std::uint32_t unit) noexcept;
+  void add_place(std::uint32_t unit, const placement::Run& run) noexcept;
   void cancel(const HeapMove& move) noexcept;
   [[nodiscard]] bool finish_moves(std::span<const HeapMove> moves, HeapPassResult& result) noexcept;
   std::uint32_t commit(const HeapMove& move) noexcept;

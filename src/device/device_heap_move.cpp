@@ -115,7 +115,7 @@ bool DeviceHeap::plan_moves(Pass& pass, std::uint32_t chunk, std::uint32_t first
 }
 
 bool DeviceHeap::plan_move(Pass& pass, std::uint32_t unit) noexcept {
-  Tag& from = engine_.tag(unit);
+  const Tag& from = engine_.tag(unit);
   const Run run = engine_.allocate(from.length, std::uint32_t{1} << (from.mark >> kAlignShift));
   if (run.empty()) return false;
   const ByteRange bytes = bytes_of(run.first, run.length);
@@ -123,18 +123,24 @@ bool DeviceHeap::plan_move(Pass& pass, std::uint32_t unit) noexcept {
     CHECK(!engine_.free(run.first).empty());
     return false;
   }
+  add_place(unit, run);
+  const HeapBlock block = block_at(unit);
+  HeapMove& move = pass.moves[pass.count++];
+  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.size_bytes, block.tag, false};
+  pass.bytes += block.size_bytes;
+  return true;
+}
+
+// A second place for a block, which holds its memory and is nobody's until the block is there.
+void DeviceHeap::add_place(std::uint32_t unit, const Run& run) noexcept {
+  Tag& from = engine_.tag(unit);
   Tag& to = engine_.tag(run.first);
   to.owner = from.owner;
   to.previous = from.previous;
   to.next = 0;
   to.mark = from.mark | kPending;
   from.mark |= kMoving;
-  space_.add_live(bytes, 1);
-  const HeapBlock block = block_at(unit);
-  HeapMove& move = pass.moves[pass.count++];
-  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.size_bytes, block.tag, false};
-  pass.bytes += block.size_bytes;
-  return true;
+  space_.add_live(bytes_of(run.first, run.length), 1);
 }
 
 void DeviceHeap::cancel(const HeapMove& move) noexcept {

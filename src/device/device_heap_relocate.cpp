@@ -20,7 +20,7 @@ Outcome DeviceHeap::relocate(cuda::DevicePointer address, cuda::DevicePointer* n
     if (!is_block(address, &unit)) return misuse(address);
     if (is_held(unit)) return Status::in_use;
     if (!is_of_whole_chunks(unit)) return Status::bad_argument;
-    Tag& own = engine_.tag(unit);
+    const Tag& own = engine_.tag(unit);
     from = space_.chunks_of(bytes_of(unit, own.length));
     const std::uint32_t align_units = std::uint32_t{1} << (own.mark >> kAlignShift);
     const std::uint32_t align_chunks = align_units > units_in_chunk_ ? align_units / units_in_chunk_ : 1;
@@ -29,13 +29,7 @@ Outcome DeviceHeap::relocate(cuda::DevicePointer address, cuda::DevicePointer* n
     const std::uint32_t free_first = occupy({window, window + (from.end - from.first)});
     run = engine_.allocate_at(free_first, window * units_in_chunk_, own.length);
     CHECK(!run.empty());
-    Tag& tag = engine_.tag(run.first);
-    tag.owner = own.owner;
-    tag.previous = own.previous;
-    tag.next = 0;
-    tag.mark = own.mark | kPending;
-    own.mark |= kMoving;
-    space_.add_live(bytes_of(run.first, run.length), 1);
+    add_place(unit, run);
   }
   const Outcome outcome = space_.alias(from, run.first / units_in_chunk_);
   const Lock lock(space_.table_lock());
