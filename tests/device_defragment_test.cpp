@@ -179,6 +179,66 @@ TEST_CASE("1-6 defragmentation: between the two ends of a pass the blocks of it 
   });
 }
 
+// What a program does in the callback of a move: it asks for both addresses and takes memory.
+struct Told {
+  Program* program = nullptr;
+  std::vector<cuda::DevicePointer> left, taken;
+  unsigned wrong = 0, freed = 0;
+
+  void moved(const HeapMove& move) {
+    DeviceHeap& heap = *program->heap;
+    const auto expect = [this](bool is_so) { wrong += is_so ? 0 : 1; };
+    expect(heap.size_of(move.to) == move.size_bytes);
+    expect(heap.size_of(move.from) == 0);
+    expect(heap.free(move.from).status == Status::not_owned);
+    expect(heap.finish_relocation(move.from).status == Status::not_owned);
+    expect(heap.pin(move.to).ok());
+    expect(heap.unpin(move.to).ok());
+    expect(heap.validate());
+    left.push_back(move.from);
+    program->options().moved(program, move);
+    if (program->moves % 4 == 0) {
+      expect(heap.free(move.to).ok());
+      program->blocks.erase(move.to);
+      ++freed;
+    }
+    cuda::DevicePointer other = 0;
+    // The pointers to the other blocks are not changed yet: nobody is given what lies there.
+    for (const std::uint64_t size : {200 * kKiB, kGranule}) {
+      if (!heap.allocate({size, 0, 0}, &other).ok()) continue;
+      taken.push_back(other);
+      expect(program->blocks.count(other) == 0);
+      for (const cuda::DevicePointer from : left) expect(other != from);
+    }
+  }
+};
+
+TEST_CASE("1-6 defragmentation: in the callback the new address is the block, the old one nobody's",
+          "[device]") {
+  on_program([](Program& program, DeviceHeap& heap) {
+    scatter(program, 200 * kKiB);
+    Told told;
+    told.program = &program;
+    DefragmentOptions options = program.options();
+    options.context = &told;
+    options.moved = [](void* context, const HeapMove& move) { static_cast<Told*>(context)->moved(move); };
+    options.may_move = [](void* context, const HeapBlock& block) {
+      return static_cast<Told*>(context)->program->blocks.count(block.address) != 0;
+    };
+    options.max_bytes = 10 * 200 * kKiB;
+    const DefragmentResult result = defragment(heap, options);
+    CHECK(result.outcome.ok());
+    CHECK(told.wrong == 0);
+    CHECK(result.blocks_moved == program.moves);
+    CHECK(told.freed == program.moves / 4);
+    CHECK(told.freed > 0);
+    CHECK(heap.stats().frees == 16 + told.freed);
+    CHECK(heap.validate());
+    program.verify();
+    for (const cuda::DevicePointer block : told.taken) CHECK(heap.free(block).ok());
+  });
+}
+
 TEST_CASE("V7 defragmentation: a copy that fails leaves all blocks where they were", "[device]") {
   on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     DeviceHeap heap;

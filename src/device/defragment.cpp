@@ -22,12 +22,16 @@ Outcome copy_all(Gpu& gpu, std::span<const HeapMove> moves, cuda::Stream stream)
   return outcome.ok() ? waited : outcome;
 }
 
-// Tells the program where its blocks are, or that they stay.
-void tell(const DefragmentOptions& options, std::span<HeapMove> moves, bool is_copied) noexcept {
-  for (HeapMove& move : moves) {
-    move.is_cancelled = !is_copied;
+// The blocks are at their new places, or stay. The program is told of each while nobody can be given the old
+// places.
+HeapPassResult finish(DeviceHeap& heap, const DefragmentOptions& options, std::span<HeapMove> moves,
+                      bool is_copied) noexcept {
+  for (HeapMove& move : moves) move.is_cancelled = !is_copied;
+  heap.commit_pass(moves);
+  for (const HeapMove& move : moves) {
     if (is_copied) options.moved(options.context, move);
   }
+  return heap.end_pass(moves);
 }
 
 }  // namespace
@@ -51,8 +55,7 @@ DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) 
     if (!result.outcome.ok()) break;
     const std::span<HeapMove> planned(moves, count);
     result.outcome = copy_all(heap.gpu(), planned, options.stream);
-    tell(options, planned, result.outcome.ok());
-    const HeapPassResult done = heap.end_pass(planned);
+    const HeapPassResult done = finish(heap, options, planned, result.outcome.ok());
     if (result.passes++ == 0) result.largest_before_bytes = done.largest_before_bytes;
     result.largest_after_bytes = done.largest_after_bytes;
     result.blocks_moved += done.blocks_moved;

@@ -15,7 +15,9 @@ struct DefragmentOptions {
   // Which blocks may move. The device does not use these while defragment() runs, and the program can change
   // the pointers to them. Called with the lock of the heap held. Must be set.
   bool (*may_move)(void* context, const HeapBlock& block) = nullptr;
-  // Has moved, contents and all; from here on `from` is no block. Called without a lock. Must be set.
+  // Has moved, contents and all: `to` is a block, which may be used and freed at once; `from` is none, and
+  // nobody is given what lies there until all of the pass were told. Called without a lock; may call the
+  // heap, except for another pass. Must be set.
   void (*moved)(void* context, const HeapMove& move) = nullptr;
   void* context = nullptr;
   cuda::Stream stream = nullptr;  // of the copies, which are waited for

@@ -165,11 +165,13 @@ class DeviceHeap {
 
   // A pass of compaction. begin_pass() finds blocks whose moving empties chunks, and room for them in chunks
   // that hold blocks anyway; it fills the front of `moves` and tells how many. The caller copies the bytes,
-  // on the device, and has its own pointers changed; until end_pass() with the same moves nobody writes to
-  // these blocks or frees them (in_use), and both places are theirs. Then the old ones are free: the device
-  // does not use them any more. in_use: a pass is under way. Bounded by max_bytes, by the moves that fit and
-  // by kPassChunksMax.
+  // on the device, and has its own pointers changed; until then nobody writes to these blocks or frees them
+  // (in_use), and both places are theirs. commit_pass() with the same moves: those that are not cancelled are
+  // at their new places, which are blocks like any other; the old ones are none, and nobody's. end_pass()
+  // does the same when it was not done, and frees the old ones: the device does not use them any more.
+  // in_use: a pass is under way. Bounded by max_bytes, by the moves that fit and by kPassChunksMax.
   Outcome begin_pass(const HeapPassOptions& options, std::span<HeapMove> moves, std::size_t* count) noexcept;
+  void commit_pass(std::span<const HeapMove> moves) noexcept;
   HeapPassResult end_pass(std::span<const HeapMove> moves) noexcept;
 
   // Gives a block of whole chunks (address and size are multiples of them) a lower address, without a copy:
@@ -215,7 +217,7 @@ class DeviceHeap {
   }
   [[nodiscard]] bool is_block(cuda::DevicePointer address, std::uint32_t* unit) const noexcept;
   // In Tag::mark of a block, with the exponent of its alignment in units behind them.
-  static constexpr std::uint8_t kPending = 1;  // nobody was given it yet
+  static constexpr std::uint8_t kPending = 1;  // nobody was given it yet, or it is not there any more
   static constexpr std::uint8_t kMoving = 2;   // a pass copies it elsewhere
   static constexpr unsigned kAlignShift = 2;
   // Whether a block starts at a unit that somebody was given.
@@ -270,7 +272,7 @@ class DeviceHeap {
   void add_place(std::uint32_t unit, const placement::Run& run) noexcept;
   void cancel(const HeapMove& move) noexcept;
   [[nodiscard]] bool finish_moves(std::span<const HeapMove> moves, HeapPassResult& result) noexcept;
-  std::uint32_t commit(const HeapMove& move) noexcept;
+  void commit(const HeapMove& move) noexcept;
   [[nodiscard]] std::uint32_t unit_of(cuda::DevicePointer address) const noexcept {
     return static_cast<std::uint32_t>((address - space_.base()) / kHeapUnitBytes);
   }

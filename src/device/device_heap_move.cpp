@@ -4,8 +4,8 @@
 // What is free in a chunk that is to become empty is taken out of the engine first, so that no block goes
 // there, neither of this pass nor of anybody else. Then each block in it is given a second place, which
 // counts as live at once. A chunk of which one block finds no place stays as it is, and what was planned for
-// the others of it is undone. end_pass() puts everything back into the engine and frees one place of each
-// block.
+// the others of it is undone. commit_pass() makes the new places blocks; end_pass() puts everything back into
+// the engine and frees one place of each block.
 #include "src/base/check.h"
 #include "src/device/device_heap.h"
 
@@ -148,9 +148,23 @@ void DeviceHeap::cancel(const HeapMove& move) noexcept {
   give_back(unit_of(move.to));
 }
 
-std::uint32_t DeviceHeap::commit(const HeapMove& move) noexcept {
+// The block is at its new place; the old one is left, not free.
+void DeviceHeap::commit(const HeapMove& move) noexcept {
+  Tag& from = engine_.tag(unit_of(move.from));
+  if ((from.mark & kMoving) == 0) return;  // it was before
+  const HeapBlock block = block_at(unit_of(move.from));
+  from.mark = static_cast<std::uint8_t>((from.mark | kPending) & ~unsigned{kMoving});
   engine_.tag(unit_of(move.to)).mark &= static_cast<std::uint8_t>(~unsigned{kPending});
-  return give_back(unit_of(move.from));
+  write_trace(Event::freed, move.from, block.requested_bytes);
+  write_trace(Event::allocated, move.to, block.requested_bytes);
+}
+
+void DeviceHeap::commit_pass(std::span<const HeapMove> moves) noexcept {
+  const Lock lock(space_.table_lock());
+  if (!is_pass_open_) return;
+  for (const HeapMove& move : moves) {
+    if (!move.is_cancelled) commit(move);
+  }
 }
 
 HeapPassResult DeviceHeap::end_pass(std::span<const HeapMove> moves) noexcept {
@@ -169,10 +183,8 @@ bool DeviceHeap::finish_moves(std::span<const HeapMove> moves, HeapPassResult& r
       cancel(move);
       continue;
     }
-    const std::uint64_t requested_bytes = block_at(unit_of(move.from)).requested_bytes;
-    result.chunks_emptied += commit(move);
-    write_trace(Event::freed, move.from, requested_bytes);
-    write_trace(Event::allocated, move.to, requested_bytes);
+    commit(move);
+    result.chunks_emptied += give_back(unit_of(move.from));
     ++result.blocks_moved;
     result.bytes_moved += move.size_bytes;
   }
