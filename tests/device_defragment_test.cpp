@@ -271,6 +271,84 @@ TEST_CASE("V7 defragmentation: a copy that fails leaves all blocks where they we
   });
 }
 
+// Work that was queued before a wait failed may be done at any time: others fill all memory that they are
+// given, then the work is done.
+void fail_to_wait(std::uint64_t seed, bool is_context_failing) {
+  INFO("seed " << seed << ", the context answers " << !is_context_failing);
+  on_failing_gpu(gpu_test::small(GpuSchedule::adversarial, seed),
+                 [is_context_failing](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+                   DeviceHeap heap;
+                   REQUIRE(heap.open(gpu, small_heap()).ok());
+                   Program program;
+                   program.rig = &rig;
+                   program.heap = &heap;
+                   scatter(program, 200 * kKiB);
+                   DefragmentOptions options = program.options();
+                   options.stream = rig.stream();
+                   failing.fail({cuda::Call::stream_synchronize, 1, 1, cuda::Result::unknown});
+                   if (is_context_failing)
+                     failing.fail({cuda::Call::ctx_synchronize, 1, 1, cuda::Result::unknown});
+                   CHECK(defragment(heap, options).outcome.status == Status::failed);
+                   CHECK(program.moves == 0);
+                   failing.stop_failing();
+                   CHECK(heap.validate());
+                   cuda::DevicePointer probe = 0;
+                   while (heap.allocate({200 * kKiB, 0, 0}, &probe).ok()) {
+                     REQUIRE(heap.free(probe).ok());
+                     program.add(200 * kKiB);
+                   }
+                   // 160 blocks fill the chunks; what 14 copies may write to is nobody's while nobody knows
+                   // that they are done.
+                   CHECK(program.blocks.size() == (is_context_failing ? 160 - 14 : 160));
+                   while (rig.emulated->run(64) != 0) {
+                   }
+                   program.verify();
+                   program.end();
+                   CHECK(heap.validate());
+                   CHECK(heap.close() == 0);
+                   REQUIRE(rig.driver.stream_destroy(options.stream) == cuda::Result::success);
+                 });
+}
+
+TEST_CASE("V7 defragmentation: what a copy may still write to is given to nobody", "[device]") {
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    for (const bool is_context_failing : {false, true}) fail_to_wait(seed, is_context_failing);
+  }
+}
+
+TEST_CASE("V7 defragmentation: a stream that is captured is refused", "[device]") {
+  on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    DeviceHeap heap;
+    REQUIRE(heap.open(gpu, small_heap()).ok());
+    Program program;
+    program.rig = &rig;
+    program.heap = &heap;
+    scatter(program, 200 * kKiB);
+    DefragmentOptions options = program.options();
+    const cuda::Stream captured = rig.stream();
+    options.stream = captured;
+    rig.emulated->set_capture_status(captured, cuda::CaptureStatus::active);
+    CHECK(defragment(heap, options).outcome.status == Status::unsupported);
+    CHECK(failing.calls(cuda::Call::memcpy_d2d_async) == 0);
+    CHECK(failing.calls(cuda::Call::stream_synchronize) == 0);
+    rig.emulated->set_capture_status(captured, cuda::CaptureStatus::none);
+    // What the default stream answers while a stream that it joins is captured.
+    constexpr auto kImplicit = static_cast<cuda::Result>(906);
+    failing.fail({cuda::Call::stream_is_capturing, 1, 1, kImplicit});
+    options.stream = nullptr;
+    const DefragmentResult refused = defragment(heap, options);
+    CHECK(refused.outcome.status == Status::unsupported);
+    CHECK(refused.outcome.driver == kImplicit);
+    CHECK(failing.calls(cuda::Call::memcpy_d2d_async) == 0);
+    failing.stop_failing();
+    CHECK(program.moves == 0);
+    CHECK(defragment(heap, options).chunks_emptied == 14);
+    program.verify();
+    program.end();
+    REQUIRE(rig.driver.stream_destroy(captured) == cuda::Result::success);
+  });
+}
+
 TEST_CASE("P11 defragmentation: random blocks keep contents and alignment", "[device]") {
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);

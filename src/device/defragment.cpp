@@ -9,29 +9,45 @@ namespace {
 constexpr std::size_t kMovesMax = 256;  // of one pass
 constexpr std::uint64_t kPassesMax = 4096;
 
-// All copies of a pass, done.
-Outcome copy_all(Gpu& gpu, std::span<const HeapMove> moves, cuda::Stream stream) noexcept {
-  const CurrentContext current(gpu);
+// How the copies of a pass ended, and whether all of them have.
+struct Copied {
   Outcome outcome;
+  bool is_over = false;
+};
+
+Copied copy_all(Gpu& gpu, std::span<const HeapMove> moves, cuda::Stream stream) noexcept {
+  const CurrentContext current(gpu);
+  Copied copied;
   for (const HeapMove& move : moves) {
-    outcome = gpu.check(gpu.driver().memcpy_d2d_async(move.to, move.from, move.size_bytes, stream));
-    if (!outcome.ok()) break;
+    copied.outcome = gpu.check(gpu.driver().memcpy_d2d_async(move.to, move.from, move.size_bytes, stream));
+    if (!copied.outcome.ok()) break;
   }
   // After a failure too: what was queued writes to places that are given back.
   const Outcome waited = gpu.check(gpu.driver().stream_synchronize(stream));
-  return outcome.ok() ? waited : outcome;
+  copied.is_over = waited.ok() || gpu.check(gpu.driver().ctx_synchronize()).ok();
+  if (copied.outcome.ok()) copied.outcome = waited;
+  return copied;
 }
 
 // The blocks are at their new places, or stay. The program is told of each while nobody can be given the old
 // places.
 HeapPassResult finish(DeviceHeap& heap, const DefragmentOptions& options, std::span<HeapMove> moves,
-                      bool is_copied) noexcept {
-  for (HeapMove& move : moves) move.is_cancelled = !is_copied;
+                      const Copied& copied) noexcept {
+  const bool is_copied = copied.outcome.ok();
+  for (HeapMove& move : moves) {
+    move.is_cancelled = !is_copied;
+    move.keeps_target = !copied.is_over;
+  }
   heap.commit_pass(moves);
   for (const HeapMove& move : moves) {
     if (is_copied) options.moved(options.context, move);
   }
   return heap.end_pass(moves);
+}
+
+Outcome ask_stream(Gpu& gpu, cuda::Stream stream) noexcept {
+  const CurrentContext current(gpu);
+  return gpu.check_not_captured(stream);
 }
 
 }  // namespace
@@ -42,6 +58,8 @@ DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) 
     result.outcome = Status::bad_argument;
     return result;
   }
+  result.outcome = ask_stream(heap.gpu(), options.stream);
+  if (!result.outcome.ok()) return result;
   const std::uint64_t start_ns = os::clock_fine_ns();
   HeapMove moves[kMovesMax];
   HeapPassOptions pass;
@@ -54,8 +72,9 @@ DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) 
     result.outcome = heap.begin_pass(pass, moves, &count);
     if (!result.outcome.ok()) break;
     const std::span<HeapMove> planned(moves, count);
-    result.outcome = copy_all(heap.gpu(), planned, options.stream);
-    const HeapPassResult done = finish(heap, options, planned, result.outcome.ok());
+    const Copied copied = copy_all(heap.gpu(), planned, options.stream);
+    result.outcome = copied.outcome;
+    const HeapPassResult done = finish(heap, options, planned, copied);
     if (result.passes++ == 0) result.largest_before_bytes = done.largest_before_bytes;
     result.largest_after_bytes = done.largest_after_bytes;
     result.blocks_moved += done.blocks_moved;

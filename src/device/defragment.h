@@ -20,7 +20,9 @@ struct DefragmentOptions {
   // heap, except for another pass. Must be set.
   void (*moved)(void* context, const HeapMove& move) = nullptr;
   void* context = nullptr;
-  cuda::Stream stream = nullptr;  // of the copies, which are waited for
+  // Of the copies, which are waited for. It must not be captured, nor a stream that the default one joins
+  // when this is the default stream.
+  cuda::Stream stream = nullptr;
 };
 
 struct DefragmentResult {
@@ -32,8 +34,10 @@ struct DefragmentResult {
 };
 
 // Moves blocks until nothing more can be emptied, or max_bytes are copied. A copy that fails leaves all
-// blocks of its pass where they were. One at a time for each heap: in_use otherwise. Any thread; other
-// threads may use the heap meanwhile.
+// blocks of its pass where they were; when the driver cannot tell either that the copies have ended, nobody
+// is given what they write to until the heap is closed. bad_argument; unsupported: the stream is captured,
+// nothing was done; in_use: one is under way, there is one at a time for each heap. Any thread; other threads
+// may use the heap meanwhile.
 DefragmentResult defragment(DeviceHeap& heap, const DefragmentOptions& options) noexcept;
 
 }  // namespace glebe::device

@@ -77,6 +77,9 @@ struct HeapMove {
   std::uint64_t size_bytes = 0;  // to copy: all that size_of() tells, not only what was asked for
   HeapTag tag = 0;
   bool is_cancelled = false;  // set by the caller: it stays where it is
+  // Set by the caller with is_cancelled: a copy may still write to `to`, now or later, and nobody can tell;
+  // nobody is given what lies there until close().
+  bool keeps_target = false;
 };
 
 struct HeapPassOptions {

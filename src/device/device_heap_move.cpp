@@ -126,7 +126,7 @@ bool DeviceHeap::plan_move(Pass& pass, std::uint32_t unit) noexcept {
   add_place(unit, run);
   const HeapBlock block = block_at(unit);
   HeapMove& move = pass.moves[pass.count++];
-  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.size_bytes, block.tag, false};
+  move = {block.address, space_.base() + run.first * kHeapUnitBytes, block.size_bytes, block.tag};
   pass.bytes += block.size_bytes;
   return true;
 }
@@ -145,7 +145,7 @@ void DeviceHeap::add_place(std::uint32_t unit, const Run& run) noexcept {
 
 void DeviceHeap::cancel(const HeapMove& move) noexcept {
   engine_.tag(unit_of(move.from)).mark &= static_cast<std::uint8_t>(~unsigned{kMoving});
-  give_back(unit_of(move.to));
+  if (!move.keeps_target) give_back(unit_of(move.to));
 }
 
 // The block is at its new place; the old one is left, not free.

@@ -150,6 +150,15 @@ void Gpu::close() noexcept {
   is_lost_.store(false, std::memory_order_relaxed);
 }
 
+Outcome Gpu::check_not_captured(cuda::Stream stream) noexcept {
+  auto status = cuda::CaptureStatus::none;
+  const cuda::Result answer = driver_.stream_is_capturing(stream, &status);
+  if (is_of_capture(answer)) return {Status::unsupported, answer};
+  const Outcome outcome = check(answer);
+  if (!outcome.ok()) return outcome;
+  return status == cuda::CaptureStatus::none ? Outcome() : Outcome(Status::unsupported);
+}
+
 cuda::AllocationProperties Gpu::properties(cuda::LocationType location) const noexcept {
   cuda::AllocationProperties wanted = {};
   wanted.type = cuda::AllocationType::pinned;

@@ -43,6 +43,12 @@ enum class Status : std::uint8_t {
 // "out of device memory"; lower case, no full stop.
 [[nodiscard]] const char* describe(Status status) noexcept;
 
+// Whether the driver refused because streams are captured: its errors 900 to 908.
+[[nodiscard]] constexpr bool is_of_capture(cuda::Result answer) noexcept {
+  const int number = static_cast<int>(answer);
+  return number >= 900 && number <= 908;
+}
+
 // How a call ended. `driver` is what the driver answered when it was the driver that refused.
 struct [[nodiscard]] Outcome {
   Status status = Status::ok;
@@ -89,6 +95,10 @@ class Gpu {
   // What an answer of the driver means. Remembers that the device is lost. Thread-safe.
   Outcome check(cuda::Result answer) noexcept;
   [[nodiscard]] bool is_lost() const noexcept { return is_lost_.load(std::memory_order_relaxed); }
+
+  // Whether work can be queued in a stream to be done now. unsupported: it is captured, or it is the default
+  // stream and joins one that is. With the context current.
+  Outcome check_not_captured(cuda::Stream stream) noexcept;
 
   // Physical memory of this device, or of the host next to it, for mem_create.
   [[nodiscard]] cuda::AllocationProperties properties(cuda::LocationType location) const noexcept;

@@ -19,12 +19,6 @@ StreamKind kind_of(cuda::Stream stream) noexcept {
   return stream == special(cuda::kStreamPerThread) ? StreamKind::per_thread : StreamKind::ordinary;
 }
 
-// The driver's errors 900 to 908 tell of captures.
-bool is_of_capture(cuda::Result answer) noexcept {
-  const int number = static_cast<int>(answer);
-  return number >= 900 && number <= 908;
-}
-
 }  // namespace
 
 // --- Streams by their ids ---

@@ -220,10 +220,8 @@ Outcome UnifiedMemory::prepare(UnifiedRecord& record, const Work& work) noexcept
   if (!is_host_use(work.use) && work.use < UnifiedUse::evict_device) {
     // An event that is recorded then belongs to the graph, and tells nothing about the stream.
     const CurrentContext current(*gpu_);
-    cuda::CaptureStatus capture = cuda::CaptureStatus::none;
-    const Outcome outcome = gpu_->check(gpu_->driver().stream_is_capturing(work.stream, &capture));
+    const Outcome outcome = gpu_->check_not_captured(work.stream);
     if (!outcome.ok()) return outcome;
-    if (capture != cuda::CaptureStatus::none) return Status::unsupported;
   }
   if (record.is_blank) return prepare_blank(record, work);
   const UnifiedState before = record.state;
