@@ -21,7 +21,7 @@ Outcome ChunkPool::open(Gpu& gpu, const ChunkPoolOptions& options) noexcept {
   if (!stack_.reserve(table_bytes, table_bytes, 4 * kKiB)) return Status::no_host_memory;
   gpu_ = &gpu;
   options_ = options;
-  idle_count_ = 0;
+  idle_count_ = excess_bytes_ = 0;
   stats_ = {};
   return {};
 }
@@ -54,6 +54,15 @@ Outcome ChunkPool::take(cuda::MemoryHandle* handle) noexcept {
   return outcome;
 }
 
+bool ChunkPool::charge(bool* is_excess) noexcept {
+  *is_excess = false;
+  if (options_.budget == nullptr) return true;
+  const paging::BudgetResult result =
+      options_.calls_back ? options_.budget->charge(options_.tag, options_.chunk_bytes, nullptr)
+                          : options_.budget->charge_held(options_.tag, options_.chunk_bytes, is_excess);
+  return result == paging::BudgetResult::ok;
+}
+
 Outcome ChunkPool::create(cuda::MemoryHandle* handle) noexcept {
   if (gpu_->is_lost()) return Status::device_lost;
   {
@@ -62,11 +71,9 @@ Outcome ChunkPool::create(cuda::MemoryHandle* handle) noexcept {
     if (!stack_.grow_to((stats_.chunks + 1) * sizeof(cuda::MemoryHandle))) return Status::no_host_memory;
     if (++stats_.chunks > stats_.peak_chunks) stats_.peak_chunks = stats_.chunks;
   }
-  const bool is_charged =
-      options_.budget == nullptr ||
-      options_.budget->charge(options_.tag, options_.chunk_bytes, nullptr) == paging::BudgetResult::ok;
+  bool is_excess = false;
   Outcome outcome = Status::over_budget;
-  if (is_charged) {
+  if (charge(&is_excess)) {
     cuda::AllocationProperties wanted = gpu_->properties(options_.location);
     if (options_.is_shareable) wanted.requested_handle_types = cuda::HandleType::posix_file_descriptor;
     if (options_.is_tile_pool) wanted.flags.usage = cuda::kUsageTilePool;
@@ -79,6 +86,7 @@ Outcome ChunkPool::create(cuda::MemoryHandle* handle) noexcept {
   const Lock lock(mutex_);
   if (outcome.ok()) {
     ++stats_.created;
+    if (is_excess) excess_bytes_ += options_.chunk_bytes;
   } else {
     --stats_.chunks;
   }
@@ -129,6 +137,13 @@ Outcome ChunkPool::prewarm(std::uint64_t idle_bytes) noexcept {
     give(handle);
   }
   return {};
+}
+
+std::uint64_t ChunkPool::take_excess() noexcept {
+  const Lock lock(mutex_);
+  const std::uint64_t excess_bytes = excess_bytes_;
+  excess_bytes_ = 0;
+  return excess_bytes;
 }
 
 ChunkPoolStats ChunkPool::stats() noexcept {

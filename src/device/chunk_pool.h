@@ -23,8 +23,11 @@ struct ChunkPoolOptions {
   std::uint64_t chunks_max = 65536;  // of this pool, idle and taken
   paging::Budget* budget = nullptr;  // charged by tag; outlives the pool; nullptr: no limit but chunks_max
   paging::BudgetTag tag = 0;         // of that budget
-  bool is_shareable = false;         // can be exported to other processes
-  bool is_tile_pool = false;         // backs sparse arrays, nothing else
+  // Whether take() and prewarm() call the budget's callbacks. Otherwise the owner does, when he holds no lock
+  // that they may want: what does not fit is refused, and take_excess() tells what exceeds.
+  bool calls_back = true;
+  bool is_shareable = false;  // can be exported to other processes
+  bool is_tile_pool = false;  // backs sparse arrays, nothing else
 };
 
 struct ChunkPoolStats {
@@ -59,12 +62,16 @@ class ChunkPool {
   // Creates chunks until `idle_bytes` are idle. Keeps what it made when it fails.
   Outcome prewarm(std::uint64_t idle_bytes) noexcept;
 
+  // Bytes that a budget which only warns counted above its limit, since the last call.
+  [[nodiscard]] std::uint64_t take_excess() noexcept;
+
   [[nodiscard]] std::size_t chunk_bytes() const noexcept { return options_.chunk_bytes; }
   [[nodiscard]] Gpu& gpu() const noexcept { return *gpu_; }
   [[nodiscard]] bool is_tile_pool() const noexcept { return options_.is_tile_pool; }
   [[nodiscard]] ChunkPoolStats stats() noexcept;
 
  private:
+  [[nodiscard]] bool charge(bool* is_excess) noexcept;
   [[nodiscard]] Outcome create(cuda::MemoryHandle* handle) noexcept;
   void release(cuda::MemoryHandle handle) noexcept;
   [[nodiscard]] cuda::MemoryHandle* idle() noexcept;
@@ -75,6 +82,7 @@ class ChunkPool {
   // Under the lock. The stack of idle handles has room for every chunk that exists, so give() cannot fail.
   paging::GrowingMemory stack_;
   std::uint64_t idle_count_ = 0;
+  std::uint64_t excess_bytes_ = 0;
   ChunkPoolStats stats_;
 };
 

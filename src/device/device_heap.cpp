@@ -104,11 +104,15 @@ Outcome DeviceHeap::allocate(const HeapRequest& request, cuda::DevicePointer* ad
   Wanted wanted;
   Outcome outcome = examine(request, &wanted);
   const bool is_possible = outcome.ok();
-  for (unsigned round = 0; is_possible && round < kHeapReclaimRounds; ++round) {
-    outcome = try_allocate(request, wanted, address);
+  Shortage shortage;
+  for (unsigned round = 0; is_possible && round < kHeapReclaimRounds;) {
+    outcome = try_allocate(request, wanted, address, &shortage);
     const bool is_full = outcome.status == Status::over_budget || outcome.status == Status::out_of_memory ||
                          outcome.status == Status::out_of_addresses;
-    if (!is_full || options_.reclaim == nullptr) break;
+    if (!is_full) break;
+    if (space_.reclaim(&shortage)) continue;
+    ++round;
+    if (options_.reclaim == nullptr) break;
     if (!options_.reclaim(options_.context, request.size_bytes)) break;
   }
   if (outcome.ok()) return outcome;
@@ -123,11 +127,13 @@ Outcome DeviceHeap::allocate_mapped(const HeapRequest& request, cuda::DevicePoin
   const Outcome outcome = examine(request, &wanted);
   if (!outcome.ok()) return outcome;
   wanted.must_be_mapped = true;
-  return try_allocate(request, wanted, address);
+  Shortage shortage;
+  return try_allocate(request, wanted, address, &shortage);
 }
 
-Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
-                                 cuda::DevicePointer* address) noexcept {
+Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted, cuda::DevicePointer* address,
+                                 Shortage* shortage) noexcept {
+  shortage->missing_bytes = 0;
   if (gpu().is_lost()) return Status::device_lost;
   Run run;
   ChunkRange chunks;
@@ -157,7 +163,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted,
     }
     tag.mark |= kPending;
   }
-  const Outcome outcome = space_.back(chunks);
+  const Outcome outcome = space_.back(chunks, shortage);
   const Lock lock(space_.table_lock());
   if (!outcome.ok()) {
     give_back(run.first);
@@ -244,7 +250,11 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
       return {};
     }
   }
-  const Outcome outcome = space_.back(chunks);
+  Shortage shortage;
+  Outcome outcome;
+  do {
+    outcome = space_.back(chunks, &shortage);
+  } while (!outcome.ok() && space_.reclaim(&shortage));
   const Lock lock(space_.table_lock());
   if (!outcome.ok()) {
     cut(unit, static_cast<std::uint32_t>(before.size_bytes / kHeapUnitBytes));

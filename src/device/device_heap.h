@@ -46,6 +46,7 @@ struct DeviceHeapOptions {
   std::uint64_t limit_bytes = paging::kNoLimit;  // of chunks, idle ones counted; not 0
   std::uint64_t headroom_bytes = 0;              // of the device, which stays free for others
   // Of several heaps together, then limit_bytes is not looked at; outlives the heap. Its own one otherwise.
+  // Its callbacks are called with no lock held and may use the heap; reclaim before the function below.
   paging::Budget* budget = nullptr;
   paging::BudgetTag budget_tag = 0;
 
@@ -234,7 +235,8 @@ class DeviceHeap {
   [[nodiscard]] HeapBlock block_at(std::uint32_t unit) const noexcept;
 
   Outcome examine(const HeapRequest& request, Wanted* wanted) const noexcept;
-  Outcome try_allocate(const HeapRequest& request, Wanted wanted, cuda::DevicePointer* address) noexcept;
+  Outcome try_allocate(const HeapRequest& request, Wanted wanted, cuda::DevicePointer* address,
+                       Shortage* shortage) noexcept;
   Outcome misuse(cuda::DevicePointer address) noexcept;
   void count(const HeapBlock& block) noexcept;
   void discount(const HeapBlock& block) noexcept;

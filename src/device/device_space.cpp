@@ -92,6 +92,7 @@ Outcome DeviceSpace::open_pools() noexcept {
   options.chunks_max = chunk_count_;
   options.budget = options_.budget;
   options.tag = options_.budget_tag;
+  options.calls_back = false;
   const Outcome outcome = fine_pool_.open(*gpu_, options);
   if (!outcome.ok() || coarse_chunks_ == 1) return outcome;
   options.chunk_bytes = options_.coarse_bytes;

@@ -37,6 +37,13 @@ struct DeviceSpaceOptions {
   std::uint64_t headroom_bytes = 0;      // of the device, which new chunks leave to others
 };
 
+// What a budget lacks for one request, and what was done about it: see DeviceSpace::reclaim().
+struct Shortage {
+  std::uint64_t missing_bytes = 0;  // 0: the budget is not what a request failed for
+  unsigned asked = 0;               // how often
+  bool is_over = false;             // nothing more can be freed
+};
+
 // Entries [first, end) of the chunk table.
 struct ChunkRange {
   std::uint32_t first = 0, end = 0;
@@ -125,12 +132,14 @@ class DeviceSpace {
   // Whether table, bitmaps, lists and counters agree. Walks everything.
   [[nodiscard]] bool validate() const noexcept;
 
-  // Without any lock held.
+  // Without any lock held; the callbacks of the budget are called so, too.
 
   // Maps what is not mapped of entries that all hold live bytes of the caller's. All or nothing: after a
   // failure what was not mapped is not mapped. over_budget, out_of_memory, device_lost, failed. Chunks that
-  // were cached elsewhere may be idle then.
-  Outcome back(ChunkRange chunks) noexcept;
+  // were cached elsewhere may be idle then. The budget is not asked to reclaim: `shortage` tells of how much.
+  Outcome back(ChunkRange chunks, Shortage* shortage) noexcept;
+  // Asks the budget to reclaim what a request lacks. True: try again; at most kReclaimRounds times.
+  [[nodiscard]] bool reclaim(Shortage* shortage) noexcept;
   // Maps the memory behind `from`, whole mappings that hold nothing but live bytes of the caller's, at as
   // many entries from `to` on as well, which hold live bytes of his and nobody else's. From then on it
   // belongs to the new place, and `from` is an alias. in_use: what is mapped there is not there alone; as
@@ -187,7 +196,9 @@ class DeviceSpace {
   // With the growth lock held; the table lock is taken inside.
   Outcome back_held(ChunkRange chunks, Moves moves) noexcept;
   [[nodiscard]] Need plan(ChunkRange chunks, Moves moves) noexcept;
-  [[nodiscard]] bool has_room_for(const Need& need) noexcept;
+  [[nodiscard]] bool has_room_for(const Need& need, Moves moves) noexcept;
+  void note_missing(std::uint64_t size_bytes) noexcept;
+  Outcome prewarm_held(std::uint64_t cached_bytes) noexcept;
   Outcome collect(ChunkRange chunks, Moves moves) noexcept;
   Outcome take_new(ChunkKind kind, cuda::MemoryHandle* handle) noexcept;
   Outcome take_fine(cuda::MemoryHandle* handle, Moves moves) noexcept;
@@ -207,6 +218,7 @@ class DeviceSpace {
   std::uint64_t trim_kind(ChunkKind kind, std::uint64_t keep_bytes) noexcept;
   std::uint32_t unmap_leaving(ChunkRange row) noexcept;
   [[nodiscard]] std::uint64_t idle_bytes() noexcept;
+  void tell_excess() noexcept;
 
   Gpu* gpu_ = nullptr;
   DeviceSpaceOptions options_;
@@ -226,6 +238,7 @@ class DeviceSpace {
   Cached cached_[2];
   std::uint64_t mapped_bytes_ = 0, peak_mapped_bytes_ = 0, cached_bytes_ = 0;
   std::uint64_t* planned_ = nullptr;  // growth lock: entries whose mapping is being made
+  std::uint64_t missing_bytes_ = 0;   // growth lock: what the budget lacked for the last request
   std::atomic<std::uint64_t> maps_{0}, set_accesses_{0}, unmaps_{0}, remapped_{0};
 };
 

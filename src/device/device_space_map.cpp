@@ -40,16 +40,45 @@ void DeviceSpace::give_row(ChunkRange row) noexcept {
   }
 }
 
-Outcome DeviceSpace::back(ChunkRange chunks) noexcept {
-  const Lock growth(growth_lock_);
-  return back_held(chunks, Moves::allowed);
+Outcome DeviceSpace::back(ChunkRange chunks, Shortage* shortage) noexcept {
+  Outcome outcome;
+  {
+    const Lock growth(growth_lock_);
+    outcome = back_held(chunks, Moves::allowed);
+    shortage->missing_bytes = missing_bytes_;
+  }
+  tell_excess();
+  return outcome;
+}
+
+bool DeviceSpace::reclaim(Shortage* shortage) noexcept {
+  if (shortage->missing_bytes == 0 || shortage->is_over) return false;
+  if (shortage->asked == paging::kReclaimRounds) return false;
+  ++shortage->asked;
+  // Even who can free nothing more may have freed something.
+  shortage->is_over = !options_.budget->reclaim(shortage->missing_bytes);
+  return true;
+}
+
+// A budget that only warns does so here, once for all that a request took.
+void DeviceSpace::tell_excess() noexcept {
+  std::uint64_t excess_bytes = fine_pool_.take_excess();
+  if (coarse_chunks_ > 1) excess_bytes += coarse_pool_.take_excess();
+  if (excess_bytes != 0) options_.budget->tell_excess(excess_bytes, nullptr);
+}
+
+void DeviceSpace::note_missing(std::uint64_t size_bytes) noexcept {
+  const bool can_reclaim =
+      options_.budget != nullptr && options_.budget->action() == paging::BudgetAction::reclaim;
+  missing_bytes_ = can_reclaim ? size_bytes : 0;
 }
 
 Outcome DeviceSpace::back_held(ChunkRange chunks, Moves moves) noexcept {
+  missing_bytes_ = 0;
   const Need need = plan(chunks, moves);
   if (need.fine + need.coarse == 0) return {};
   if (gpu_->is_lost()) return Status::device_lost;
-  if (!has_room_for(need)) return Status::over_budget;
+  if (!has_room_for(need, moves)) return Status::over_budget;
   const CurrentContext current(*gpu_);
   if (moves == Moves::allowed) {
     gather(ChunkKind::coarse, need.coarse);
@@ -57,6 +86,7 @@ Outcome DeviceSpace::back_held(ChunkRange chunks, Moves moves) noexcept {
   }
   Outcome outcome = collect(chunks, moves);
   if (!outcome.ok()) return outcome;
+  missing_bytes_ = 0;  // of a coarse chunk, say, in whose place fine ones were found
   outcome = map_collected(chunks);
   if (!outcome.ok()) {
     give_collected(chunks);
@@ -91,19 +121,23 @@ DeviceSpace::Need DeviceSpace::plan(ChunkRange chunks, Moves moves) noexcept {
   return need;
 }
 
-// Whether the budget has room, counting what is idle and cached: a request that can never be met is refused
-// before anything moves for it.
-bool DeviceSpace::has_room_for(const Need& need) noexcept {
-  if (options_.budget == nullptr) return true;
+// Whether the budget has room, counting what is idle and cached: a request that cannot be met is refused
+// before anything moves for it. A budget that only warns has room.
+bool DeviceSpace::has_room_for(const Need& need, Moves moves) noexcept {
+  if (options_.budget == nullptr || options_.budget->action() == paging::BudgetAction::warn) return true;
   const std::uint64_t limit = options_.budget->limit_bytes();
   if (limit == paging::kNoLimit) return true;
   const std::uint64_t wanted =
       need.fine * bytes_in(ChunkKind::fine) + need.coarse * bytes_in(ChunkKind::coarse);
   const std::uint64_t used = options_.budget->used_bytes();
   std::uint64_t available = idle_bytes() + (used < limit ? limit - used : 0);
-  const Lock lock(table_lock_);
-  available += cached_bytes_;
-  return wanted <= available;
+  if (moves == Moves::allowed) {
+    const Lock lock(table_lock_);
+    available += cached_bytes_;
+  }
+  if (wanted <= available) return true;
+  if (wanted <= limit) note_missing(wanted - available);  // above it, freeing everything would not help
+  return false;
 }
 
 std::uint64_t DeviceSpace::idle_bytes() noexcept {
@@ -146,7 +180,9 @@ Outcome DeviceSpace::take_new(ChunkKind kind, cuda::MemoryHandle* handle) noexce
   if (options_.headroom_bytes != 0 && gpu_->free_bytes() < options_.headroom_bytes + bytes_in(kind)) {
     return gpu_->is_lost() ? Status::device_lost : Status::over_budget;
   }
-  return pool.take(handle);
+  const Outcome outcome = pool.take(handle);
+  if (outcome.status == Status::over_budget) note_missing(bytes_in(kind));
+  return outcome;
 }
 
 // A fine chunk, for which everything that idles is given up if need be.
@@ -375,7 +411,21 @@ Outcome DeviceSpace::make_bare(ChunkRange chunks) noexcept {
 }
 
 Outcome DeviceSpace::prewarm(std::uint64_t cached_bytes) noexcept {
-  const Lock growth(growth_lock_);
+  Shortage shortage;
+  Outcome outcome;
+  do {
+    {
+      const Lock growth(growth_lock_);
+      outcome = prewarm_held(cached_bytes);
+      shortage.missing_bytes = missing_bytes_;
+    }
+    tell_excess();
+  } while (!outcome.ok() && reclaim(&shortage));
+  return outcome;
+}
+
+Outcome DeviceSpace::prewarm_held(std::uint64_t cached_bytes) noexcept {
+  missing_bytes_ = 0;
   for (;;) {
     std::uint64_t missing = 0;
     ChunkRange row;

@@ -110,27 +110,49 @@ BudgetResult Budget::refuse(std::uint64_t size_bytes, BudgetError* error) noexce
   return BudgetResult::exceeded;
 }
 
+void Budget::count_excess(BudgetTag tag, std::uint64_t size_bytes) noexcept {
+  const std::uint64_t before = used_.fetch_add(size_bytes, kRelaxed);
+  count(tag, size_bytes, before);
+  warnings_.fetch_add(1, kRelaxed);
+}
+
+void Budget::tell_excess(std::uint64_t size_bytes, BudgetError* error) noexcept {
+  BudgetError seen;
+  report(size_bytes, &seen);
+  if (callbacks_.warn != nullptr) callbacks_.warn(callbacks_.context, seen);
+  if (error != nullptr) *error = seen;
+}
+
+BudgetResult Budget::charge_held(BudgetTag tag, std::uint64_t size_bytes, bool* is_excess) noexcept {
+  *is_excess = false;
+  if (tag >= tag_count()) return BudgetResult::unknown_tag;
+  if (size_bytes > kChargeMax) return refuse(size_bytes, nullptr);  // the count could wrap
+  if (try_charge(tag, size_bytes)) return BudgetResult::ok;
+  if (action() != BudgetAction::warn) return refuse(size_bytes, nullptr);
+  count_excess(tag, size_bytes);
+  *is_excess = true;
+  return BudgetResult::ok;
+}
+
+bool Budget::reclaim(std::uint64_t needed_bytes) noexcept {
+  return action() == BudgetAction::reclaim && callbacks_.reclaim(callbacks_.context, needed_bytes);
+}
+
 BudgetResult Budget::charge(BudgetTag tag, std::uint64_t size_bytes, BudgetError* error) noexcept {
   if (tag >= tag_count()) return BudgetResult::unknown_tag;
-  if (size_bytes > kChargeMax) return refuse(size_bytes, error);  // the count could wrap
+  if (size_bytes > kChargeMax) return refuse(size_bytes, error);
   for (unsigned round = 0; !try_charge(tag, size_bytes); ++round) {
-    const BudgetAction action = action_.load(kRelaxed);
-    if (action == BudgetAction::warn) {
-      const std::uint64_t before = used_.fetch_add(size_bytes, kRelaxed);
-      count(tag, size_bytes, before);
-      warnings_.fetch_add(1, kRelaxed);
-      BudgetError seen;
-      report(size_bytes, &seen);
-      if (callbacks_.warn != nullptr) callbacks_.warn(callbacks_.context, seen);
-      if (error != nullptr) *error = seen;
+    if (action() == BudgetAction::warn) {
+      count_excess(tag, size_bytes);
+      tell_excess(size_bytes, error);
       return BudgetResult::ok;
     }
-    if (action == BudgetAction::enforce || round == kReclaimRounds) return refuse(size_bytes, error);
     const std::uint64_t limit = limit_bytes(), used = used_bytes();
-    if (size_bytes > limit) return refuse(size_bytes, error);  // freeing everything would not help
+    // Above the limit, freeing everything would not help.
+    if (round == kReclaimRounds || size_bytes > limit) return refuse(size_bytes, error);
     const std::uint64_t room = used < limit ? limit - used : 0;
     const std::uint64_t needed = size_bytes > room ? size_bytes - room : 1;
-    if (!callbacks_.reclaim(callbacks_.context, needed)) {
+    if (!reclaim(needed)) {
       return try_charge(tag, size_bytes) ? BudgetResult::ok : refuse(size_bytes, error);
     }
   }

@@ -91,6 +91,14 @@ class Budget {
   [[nodiscard]] BudgetResult charge(BudgetTag tag, std::uint64_t size_bytes, BudgetError* error) noexcept;
   // The same without callbacks: for those who reclaim themselves.
   [[nodiscard]] bool try_charge(BudgetTag tag, std::uint64_t size_bytes) noexcept;
+  // charge() in three parts, for those who must not call anybody back while they charge, because they hold a
+  // lock. charge_held() never does. exceeded: it does not fit, and with reclaim nobody was asked yet. With
+  // warn what exceeds is counted, and *is_excess says so: tell_excess() is due, with or after others.
+  [[nodiscard]] BudgetResult charge_held(BudgetTag tag, std::uint64_t size_bytes, bool* is_excess) noexcept;
+  // Asks the reclaim callback, once. False: nothing more can be freed, or the action is another one.
+  [[nodiscard]] bool reclaim(std::uint64_t needed_bytes) noexcept;
+  // Tells the warning callback that so many bytes were counted above the limit. *error as in charge().
+  void tell_excess(std::uint64_t size_bytes, BudgetError* error) noexcept;
   // ok, over_release, unknown_tag.
   [[nodiscard]] BudgetResult discharge(BudgetTag tag, std::uint64_t size_bytes) noexcept;
 
@@ -118,6 +126,7 @@ class Budget {
     std::atomic<std::uint64_t> bytes;
   };
 
+  void count_excess(BudgetTag tag, std::uint64_t size_bytes) noexcept;
   void count(BudgetTag tag, std::uint64_t size_bytes, std::uint64_t used_before) noexcept;
   [[nodiscard]] BudgetResult refuse(std::uint64_t size_bytes, BudgetError* error) noexcept;
   [[nodiscard]] static bool is_limit(std::uint64_t bytes) noexcept { return bytes != 0; }
