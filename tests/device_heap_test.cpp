@@ -1,8 +1,10 @@
 // The device heap, one behaviour at a time: sizes and alignments, caps, what trim gives back, misuse, counts.
 #include <algorithm>
 #include <cstdint>
+#include <set>
 
 #include "tests/heap_rig.h"
+#include "tests/random.h"
 
 namespace device_test {
 namespace {
@@ -287,6 +289,46 @@ TEST_CASE("S11 mut-B14 device heap: double free, foreign and interior addresses"
     CHECK(heap.pin(large + 1).status == Status::not_owned);
     CHECK(heap.stats().misuses == 13);
     CHECK(heap.stats().frees == 3);
+  });
+}
+
+TEST_CASE("S11 device heap: a double free is one of what was a block", "[device]") {
+  on_heap(small_heap(), [](Rig&, DeviceHeap& heap) {
+    Random random(test_seed());
+    std::vector<cuda::DevicePointer> blocks;
+    std::set<cuda::DevicePointer> given;
+    unsigned refused = 0;
+    for (int i = 0; i < 300; ++i) {
+      cuda::DevicePointer block = 0;
+      const std::uint64_t size = random.one_in(3) ? (1 + random.below(16)) * kMiB : 1 + random.below(kMiB);
+      if (heap.allocate({size, 0, 0}, &block).ok()) {
+        given.insert(block);
+        blocks.push_back(block);
+      } else {
+        ++refused;
+      }
+      if (heap.allocate_mapped({size, 0, 0}, &block).ok()) {
+        given.insert(block);
+        blocks.push_back(block);
+      }
+      while (blocks.size() > random.below(12)) {
+        const std::size_t at = random.below(blocks.size());
+        REQUIRE(heap.free(blocks[at]).ok());
+        REQUIRE(heap.free(blocks[at]).status == Status::double_free);
+        if (at % 2 == 0) REQUIRE(heap.shrink(blocks[at], 1).status == Status::double_free);
+        blocks[at] = blocks.back();
+        blocks.pop_back();
+      }
+    }
+    CHECK(refused > 0);
+    for (const cuda::DevicePointer block : blocks) REQUIRE(heap.free(block).ok());
+    // Starts of holes and chunks, and of requests that were refused, are no blocks and never were.
+    Expect expect;
+    const cuda::DevicePointer base = heap.space().base();
+    for (cuda::DevicePointer at = base; at < base + 100 * kMiB; at += 256) {
+      if (given.count(at) == 0) expect(heap.free(at).status == Status::not_owned);
+    }
+    REQUIRE(expect.failed_line() == 0);
   });
 }
 

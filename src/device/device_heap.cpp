@@ -158,7 +158,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted, cuda
       return {};
     }
     if (wanted.must_be_mapped) {
-      give_back(run.first);
+      withdraw(run.first);
       return Status::out_of_memory;
     }
     tag.mark |= kPending;
@@ -166,7 +166,7 @@ Outcome DeviceHeap::try_allocate(const HeapRequest& request, Wanted wanted, cuda
   const Outcome outcome = space_.back(chunks, shortage);
   const Lock lock(space_.table_lock());
   if (!outcome.ok()) {
-    give_back(run.first);
+    withdraw(run.first);
     return outcome;
   }
   engine_.tag(run.first).mark &= static_cast<std::uint8_t>(~unsigned{kPending});
@@ -197,9 +197,7 @@ Outcome DeviceHeap::misuse(cuda::DevicePointer address) noexcept {
   const std::uint64_t offset = address - space_.base();
   if (offset >= space_.reserved_bytes() || offset % kHeapUnitBytes != 0) return Status::not_owned;
   const auto unit = static_cast<std::uint32_t>(offset / kHeapUnitBytes);
-  if (engine_.is_allocated_start(unit)) return Status::not_owned;  // pending: nobody was given it
-  return engine_.free(unit).status == placement::Status::double_free ? Status::double_free
-                                                                     : Status::not_owned;
+  return engine_.was_freed(unit) ? Status::double_free : Status::not_owned;
 }
 
 bool DeviceHeap::is_block(cuda::DevicePointer address, std::uint32_t* unit) const noexcept {

@@ -253,6 +253,7 @@ class DeviceHeap {
   std::uint32_t occupy(ChunkRange chunks) noexcept;
   void vacate(ChunkRange chunks, std::uint32_t free_first) noexcept;
   std::uint32_t give_back(std::uint32_t first) noexcept;
+  void withdraw(std::uint32_t first) noexcept;
   [[nodiscard]] bool can_grow(std::uint32_t first, std::uint32_t new_length) const noexcept;
   Outcome grow(std::uint32_t first, std::uint32_t new_length) noexcept;
   void cut(std::uint32_t first, std::uint32_t new_length) noexcept;

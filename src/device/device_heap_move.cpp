@@ -120,7 +120,7 @@ bool DeviceHeap::plan_move(Pass& pass, std::uint32_t unit) noexcept {
   if (run.empty()) return false;
   const ByteRange bytes = bytes_of(run.first, run.length);
   if (!space_.is_mapped(space_.chunks_of(bytes))) {  // its chunk is being mapped, or will not be
-    CHECK(!engine_.free(run.first).empty());
+    CHECK(!engine_.withdraw(run.first).empty());
     return false;
   }
   add_place(unit, run);
@@ -145,7 +145,7 @@ void DeviceHeap::add_place(std::uint32_t unit, const Run& run) noexcept {
 
 void DeviceHeap::cancel(const HeapMove& move) noexcept {
   engine_.tag(unit_of(move.from)).mark &= static_cast<std::uint8_t>(~unsigned{kMoving});
-  if (!move.keeps_target) give_back(unit_of(move.to));
+  if (!move.keeps_target) withdraw(unit_of(move.to));
 }
 
 // The block is at its new place; the old one is left, not free.

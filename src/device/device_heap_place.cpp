@@ -150,6 +150,14 @@ std::uint32_t DeviceHeap::give_back(std::uint32_t first) noexcept {
   return emptied.empty() ? 0 : emptied.end - emptied.first;
 }
 
+// The same for a run that nobody was told of.
+void DeviceHeap::withdraw(std::uint32_t first) noexcept {
+  const std::uint32_t length = engine_.run_length(first);
+  const Run freed = engine_.withdraw(first);
+  CHECK(!freed.empty());
+  vacate(space_.remove_live(bytes_of(first, length), 1), freed.first);
+}
+
 // Whether the units behind a block are free up to the new end, in chunks that hold something or not.
 bool DeviceHeap::can_grow(std::uint32_t first, std::uint32_t new_length) const noexcept {
   const std::uint64_t end = std::uint64_t{first} + new_length;

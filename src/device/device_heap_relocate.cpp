@@ -35,7 +35,7 @@ Outcome DeviceHeap::relocate(cuda::DevicePointer address, cuda::DevicePointer* n
   const Lock lock(space_.table_lock());
   if (!outcome.ok()) {
     engine_.tag(unit).mark &= static_cast<std::uint8_t>(~unsigned{kMoving});
-    give_back(run.first);
+    withdraw(run.first);
     return outcome;
   }
   engine_.tag(unit).mark |= kPending;

@@ -67,6 +67,12 @@ Run Tlsf::free(std::uint32_t first) noexcept {
   return Run{start, length, Status::ok};
 }
 
+Run Tlsf::withdraw(std::uint32_t first) noexcept {
+  const Run freed = free(first);
+  if (!freed.empty()) tags_[first].state &= bits(~unsigned{kFormer});
+  return freed;
+}
+
 // Hands out the first `length` units of a free run that is in no bin; the rest becomes a free run again.
 [[gnu::always_inline]] inline Run Tlsf::carve(std::uint32_t first, std::uint32_t run_length,
                                               std::uint32_t length) noexcept {
@@ -238,10 +244,8 @@ Run Tlsf::carve_at(std::uint32_t first, std::uint32_t start, std::uint32_t lengt
 
 // Why free(first) is refused. A former run start tells nothing while its unit is part of a run in use.
 Status Tlsf::refusal(std::uint32_t first) const noexcept {
-  constexpr unsigned kNotInUse = kFree | kTaken;
-  if (has_state(first, kNotInUse)) return Status::double_free;
-  const bool is_free_again = has_state(first, kFormer) && has_state(run_containing(first), kNotInUse);
-  return is_free_again ? Status::double_free : Status::out_of_range;
+  const bool is_free = has_state(first, kFree | kTaken) || was_freed(first);
+  return is_free ? Status::double_free : Status::out_of_range;
 }
 
 Run Tlsf::grow_in_place(std::uint32_t first, std::uint32_t new_length) noexcept {
@@ -275,9 +279,7 @@ Run Tlsf::shrink(std::uint32_t first, std::uint32_t new_length) noexcept {
   tags_[tail].length = own.length - new_length;
   own.length = new_length;
   tags_[tail].state |= kAllocated;
-  const Run freed = free(tail);
-  tags_[tail].state &= bits(~unsigned{kFormer});  // nobody was given a run that starts here
-  return freed;
+  return withdraw(tail);  // nobody was given a run that starts here
 }
 
 Run Tlsf::split(std::uint32_t first, std::uint32_t length) noexcept {
@@ -318,9 +320,7 @@ Run Tlsf::put_back(std::uint32_t first) noexcept {
   if (!has_state(first, kTaken)) return refuse(refusal(first));
   const bool was_handed_out = (tags_[first].state & kFormer) != 0;
   tags_[first].state ^= kTaken | kAllocated;
-  const Run freed = free(first);
-  if (!was_handed_out) tags_[first].state &= bits(~unsigned{kFormer});
-  return freed;
+  return was_handed_out ? free(first) : withdraw(first);
 }
 
 std::uint32_t Tlsf::next_run(std::uint32_t first) const noexcept {
@@ -379,9 +379,7 @@ Status Tlsf::extend_range(std::uint32_t first, std::uint32_t count, std::uint32_
   tags_[last].state = kRangeLast;
   tags_[end].state |= kAllocated;
   tags_[end].length = extra;
-  const Run freed = free(end);
-  tags_[end].state &= bits(~unsigned{kFormer});
-  return freed.status;
+  return withdraw(end).status;
 }
 
 Status Tlsf::shrink_range(std::uint32_t first, std::uint32_t count, std::uint32_t removed) noexcept {

@@ -101,6 +101,8 @@ class Tlsf {
   // or a run that started here was given back and its units are still free. out_of_range: no run starts here.
   // `first` lies in a range of this engine, or in none of any engine that shares the tags.
   Run free(std::uint32_t first) noexcept;
+  // The same for a run that nobody was told of: to free it is no double_free then.
+  Run withdraw(std::uint32_t first) noexcept;
 
   // Change the length of a run that is handed out. grow_in_place answers with the run; exhausted: the units
   // behind it are not free, nothing changed. shrink answers with the free run that the tail is part of now
@@ -127,6 +129,10 @@ class Tlsf {
     return has_state(unit, kAllocated);
   }
   [[nodiscard]] bool is_free_start(std::uint32_t unit) const noexcept { return has_state(unit, kFree); }
+  // Whether a run started here that was freed, and its units are free or taken now.
+  [[nodiscard]] bool was_freed(std::uint32_t unit) const noexcept {
+    return has_state(unit, kFormer) && has_state(run_containing(unit), kFree | kTaken);
+  }
   // Length of the run, free or not, that starts here; 0 when none does.
   [[nodiscard]] std::uint32_t run_length(std::uint32_t unit) const noexcept {
     return has_state(unit, kAnyRun) ? tags_[unit].length : 0;
