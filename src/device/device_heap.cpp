@@ -247,6 +247,7 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
       count(block_at(unit));
       return {};
     }
+    engine_.tag(unit).mark |= kMoving;  // nobody frees or pins it while the lock is let go
   }
   Shortage shortage;
   Outcome outcome;
@@ -254,6 +255,7 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
     outcome = space_.back(chunks, &shortage);
   } while (!outcome.ok() && space_.reclaim(&shortage));
   const Lock lock(space_.table_lock());
+  engine_.tag(unit).mark &= static_cast<std::uint8_t>(~unsigned{kMoving});
   if (!outcome.ok()) {
     cut(unit, static_cast<std::uint32_t>(before.size_bytes / kHeapUnitBytes));
     return outcome;

@@ -135,7 +135,7 @@ class DeviceHeap {
   // The same from memory that is mapped already, without a call of the driver or of reclaim. out_of_memory:
   // none is, which counts as no failure.
   Outcome allocate_mapped(const HeapRequest& request, cuda::DevicePointer* address) noexcept;
-  // not_owned: no block starts there; double_free: one did; in_use: it is pinned, or a pass moves it.
+  // not_owned: no block starts there; double_free: one did; in_use: it is pinned, grows, or a pass moves it.
   Outcome free(cuda::DevicePointer address) noexcept;
   // Bytes that the block may use, a multiple of kHeapUnitBytes; 0: no block starts there.
   [[nodiscard]] std::uint64_t size_of(cuda::DevicePointer address) noexcept;
@@ -145,6 +145,7 @@ class DeviceHeap {
   Outcome shrink(cuda::DevicePointer address, std::uint64_t new_bytes) noexcept;
 
   // The chunks behind a block stay what they are, and it cannot be freed, until it is unpinned as often.
+  // in_use: another thread makes it grow, or a pass moves it.
   Outcome pin(cuda::DevicePointer address) noexcept;
   Outcome unpin(cuda::DevicePointer address) noexcept;
 
@@ -222,7 +223,7 @@ class DeviceHeap {
   [[nodiscard]] bool is_block(cuda::DevicePointer address, std::uint32_t* unit) const noexcept;
   // In Tag::mark of a block, with the exponent of its alignment in units behind them.
   static constexpr std::uint8_t kPending = 1;  // nobody was given it yet, or it is not there any more
-  static constexpr std::uint8_t kMoving = 2;   // a pass copies it elsewhere
+  static constexpr std::uint8_t kMoving = 2;   // a pass copies it elsewhere, or it grows: it is held
   static constexpr unsigned kAlignShift = 2;
   // Whether a block starts at a unit that somebody was given.
   [[nodiscard]] bool is_live(std::uint32_t unit) const noexcept {

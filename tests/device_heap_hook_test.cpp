@@ -1,0 +1,101 @@
+// A device heap while a call of the driver is under way, and when the driver did a part of what it was asked.
+// What would break: a block that somebody else pins while it grows, or a mapping that is gone and counts as
+// kept.
+#include <algorithm>
+#include <functional>
+
+#include "tests/heap_rig.h"
+
+namespace device_test {
+namespace {
+
+// Stands in front of a driver and has something done within its calls.
+struct HookedDriver {
+  cuda::Driver inner;
+  std::function<void()> on_map;   // once, before the next mapping is made
+  bool is_map_failing = false;    // then that mapping is not made
+  bool is_unmap_partial = false;  // the next row of mappings loses its first one, and the call fails
+  std::size_t first_bytes = kGranule;
+
+  [[nodiscard]] cuda::Driver driver() {
+    cuda::Driver table = inner;
+    table.mem_map = {this, [](void* self, cuda::DevicePointer address, std::size_t size_bytes,
+                              std::size_t offset_bytes, cuda::MemoryHandle handle, unsigned long long flags) {
+                       auto& own = *static_cast<HookedDriver*>(self);
+                       const std::function<void()> hook = std::exchange(own.on_map, nullptr);
+                       if (hook) hook();
+                       if (hook && own.is_map_failing) return cuda::Result::unknown;
+                       return own.inner.mem_map(address, size_bytes, offset_bytes, handle, flags);
+                     }};
+    table.mem_unmap = {this, [](void* self, cuda::DevicePointer address, std::size_t size_bytes) {
+                         auto& own = *static_cast<HookedDriver*>(self);
+                         if (!own.is_unmap_partial || size_bytes <= own.first_bytes) {
+                           return own.inner.mem_unmap(address, size_bytes);
+                         }
+                         own.is_unmap_partial = false;
+                         CHECK(own.inner.mem_unmap(address, own.first_bytes) == cuda::Result::success);
+                         return cuda::Result::unknown;
+                       }};
+    return table;
+  }
+};
+
+template <class Body>
+void on_hooked(Body body) {
+  gpu_test::on_emulator(gpu_test::small(), [&](Rig& rig) {
+    HookedDriver hooked;
+    hooked.inner = rig.driver;
+    Gpu gpu;
+    REQUIRE(gpu.open(hooked.driver()).ok());
+    {
+      DeviceHeap heap;
+      REQUIRE(heap.open(gpu, small_heap()).ok());
+      body(rig, heap, hooked);
+      CHECK(heap.validate());
+      CHECK(heap.close() == 0);
+    }
+    gpu.close();
+    CHECK(rig.emulated->usage().undefined_calls == 0);
+  });
+}
+
+TEST_CASE("L6 P16 device heap: nobody pins or frees a block while it grows", "[device]") {
+  for (const bool is_failing : {false, true}) {
+    INFO("the growth fails: " << is_failing);
+    on_hooked([is_failing](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
+      const cuda::DevicePointer block = take(heap, kMiB);
+      fill(rig, heap, block, 3);
+      hooked.is_map_failing = is_failing;
+      bool was_called = false;
+      hooked.on_map = [&] {  // as another thread may
+        was_called = true;
+        cuda::DevicePointer moved = 0;
+        CHECK(heap.pin(block).status == Status::in_use);
+        CHECK(heap.free(block).status == Status::in_use);
+        CHECK(heap.shrink(block, 100).status == Status::in_use);
+        CHECK(heap.grow_in_place(block, 20 * kMiB).status == Status::in_use);
+        CHECK(heap.relocate(block, &moved).status == Status::in_use);
+        CHECK(heap.finish_relocation(block).status == Status::not_owned);
+        HeapMove move;
+        std::size_t count = 0;
+        HeapPassOptions all;
+        all.fill_max_percent = 100;
+        CHECK(heap.begin_pass(all, {&move, 1}, &count).ok());
+        CHECK(count == 0);
+        heap.end_pass({});
+      };
+      CHECK(heap.grow_in_place(block, 5 * kMiB).ok() == !is_failing);
+      CHECK(was_called);
+      CHECK(heap.validate());
+      CHECK(heap.size_of(block) == (is_failing ? kMiB : 5 * kMiB));
+      CHECK(holds(rig, block, 3, kMiB));
+      CHECK(heap.pin(block).ok());
+      CHECK(heap.unpin(block).ok());
+      CHECK(heap.free(block).ok());
+      CHECK(heap.stats().space.cached_bytes == heap.stats().space.mapped_bytes);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace device_test
