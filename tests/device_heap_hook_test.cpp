@@ -97,5 +97,40 @@ TEST_CASE("L6 P16 device heap: nobody pins or frees a block while it grows", "[d
   }
 }
 
+TEST_CASE("V7 device heap: a row of which the driver unmapped a part", "[device]") {
+  on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
+    const cuda::DevicePointer block = take(heap, 6 * kMiB);
+    CHECK(heap.free(block).ok());
+    hooked.is_unmap_partial = true;
+    CHECK(heap.trim(0) == 6 * kMiB);
+    CHECK(rig.emulated->usage().mappings == 0);
+    CHECK(rig.emulated->usage().handles == 0);
+    CHECK(heap.stats().space.mapped_bytes == 0);
+    CHECK(heap.validate());
+    // Nothing is placed where nothing is mapped.
+    const cuda::DevicePointer again = take(heap, 6 * kMiB);
+    fill(rig, heap, again, 1);
+    CHECK(holds(rig, again, 1, 6 * kMiB));
+    CHECK(heap.free(again).ok());
+  });
+}
+
+TEST_CASE("V7 relocation: an old address of which the driver unmapped a part", "[device]") {
+  on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
+    const cuda::DevicePointer low = take(heap, 6 * kMiB);
+    const cuda::DevicePointer block = take(heap, 6 * kMiB);
+    CHECK(heap.free(low).ok());
+    fill(rig, heap, block, 2);
+    cuda::DevicePointer moved = 0;
+    REQUIRE(heap.relocate(block, &moved).ok());
+    hooked.is_unmap_partial = true;
+    CHECK(heap.finish_relocation(block).ok());
+    CHECK(heap.validate());
+    CHECK(rig.emulated->usage().mappings == 3);
+    CHECK(holds(rig, moved, 2, 6 * kMiB));
+    CHECK(heap.free(moved).ok());
+  });
+}
+
 }  // namespace
 }  // namespace device_test

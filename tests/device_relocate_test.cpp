@@ -113,9 +113,14 @@ TEST_CASE("V7 relocation: each call of the driver may fail", "[device]") {
     }
     cuda::DevicePointer moved = 0;
     REQUIRE(heap.relocate(block, &moved).ok());
-    failing.fail({cuda::Call::mem_unmap, 1, 1, cuda::Result::unknown});
+    // The row of both mappings is refused, then each by itself; or only the first one.
+    failing.fail({cuda::Call::mem_unmap, 1, 3, cuda::Result::unknown});
     CHECK(heap.finish_relocation(block).status == Status::failed);
     CHECK(holds(rig, block, 5, 10 * kMiB));
+    failing.fail({cuda::Call::mem_unmap, 1, 2, cuda::Result::unknown});
+    CHECK(heap.finish_relocation(block).status == Status::failed);
+    CHECK(holds(rig, block, 5, 8 * kMiB));
+    CHECK(heap.validate());
     CHECK(heap.finish_relocation(block).ok());
     CHECK(holds(rig, moved, 5, 10 * kMiB));
     CHECK(heap.free(moved).ok());

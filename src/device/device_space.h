@@ -145,7 +145,7 @@ class DeviceSpace {
   // belongs to the new place, and `from` is an alias. in_use: what is mapped there is not there alone; as
   // back().
   Outcome alias(ChunkRange from, std::uint32_t to) noexcept;
-  // Unmaps an alias. failed, device_lost: it stays.
+  // Unmaps an alias. failed, device_lost: it stays, or a part of it does; may be tried again.
   Outcome drop_alias(ChunkRange from) noexcept;
   // Maps fine chunks in advance until `cached_bytes` are cached. Keeps what it made when it fails.
   Outcome prewarm(std::uint64_t cached_bytes) noexcept;
@@ -213,6 +213,7 @@ class DeviceSpace {
   std::uint32_t evict(ChunkKind kind, std::uint32_t count) noexcept;
   [[nodiscard]] ChunkRange row_of_leaving(std::uint32_t first) noexcept;
   [[nodiscard]] bool unmap_call(ChunkRange chunks) noexcept;
+  [[nodiscard]] bool unmap_one(ChunkRange mapping) noexcept;
   void unmap_row(ChunkRange chunks) noexcept;
   void give_row(ChunkRange row) noexcept;
   std::uint64_t trim_kind(ChunkKind kind, std::uint64_t keep_bytes) noexcept;

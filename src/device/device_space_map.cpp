@@ -278,6 +278,16 @@ bool DeviceSpace::unmap_call(ChunkRange chunks) noexcept {
   return gpu_->check(gpu_->driver().mem_unmap(address_of(chunks.first), size_bytes)).ok();
 }
 
+// The same for one mapping, which may have gone already: a driver that fails at a row may have unmapped a
+// part of it.
+bool DeviceSpace::unmap_one(ChunkRange mapping) noexcept {
+  if (unmap_call(mapping)) return true;
+  unsigned long long flags = 0;
+  const cuda::Location device = gpu_->device_access().location;
+  return gpu_->driver().mem_get_access(&flags, &device, address_of(mapping.first)) ==
+         cuda::Result::invalid_value;
+}
+
 // The same, one by one where the driver refuses the row. A mapping that stays then is one of a device that is
 // lost, on which nothing is mapped again.
 void DeviceSpace::unmap_row(ChunkRange chunks) noexcept {
@@ -340,7 +350,7 @@ std::uint32_t DeviceSpace::unmap_leaving(ChunkRange row) noexcept {
   const bool is_one_call = unmap_call(row);
   std::uint32_t unmapped = 0;
   for (std::uint32_t at = row.first; at < row.end; at += count) {
-    const bool is_done = is_one_call || unmap_call({at, at + count});
+    const bool is_done = is_one_call || unmap_one({at, at + count});
     entries_[at].leave = is_done ? Leave::none : Leave::kept;
     if (!is_done) continue;
     pool_of(kind).give(entries_[at].handle);
@@ -380,13 +390,20 @@ Outcome DeviceSpace::alias(ChunkRange from, std::uint32_t to) noexcept {
 Outcome DeviceSpace::drop_alias(ChunkRange from) noexcept {
   const Lock growth(growth_lock_);
   const CurrentContext current(*gpu_);
-  if (!unmap_call(from)) return gpu_->is_lost() ? Status::device_lost : Status::failed;
-  const Lock lock(table_lock_);
+  const bool is_one_call = is_mapped(from) && unmap_call(from);
+  bool is_left = false;
   for (std::uint32_t at = from.first; at < from.end; at += entries_in(entries_[at].kind)) {
+    if (!is_mapped_bit(at)) continue;  // went at a try before
+    if (!is_one_call && !unmap_one({at, at + entries_in(entries_[at].kind)})) {
+      is_left = true;
+      continue;
+    }
+    const Lock lock(table_lock_);
     CHECK(entries_[at].is_alias);
     set_mapped(at, false);
   }
-  return {};
+  if (!is_left) return {};
+  return gpu_->is_lost() ? Status::device_lost : Status::failed;
 }
 
 // Unmaps what is mapped in a range, which nobody uses; the handles are idle then.
