@@ -97,6 +97,77 @@ TEST_CASE("L6 P16 device heap: nobody pins or frees a block while it grows", "[d
   }
 }
 
+// Bytes that the chunks of no run have, counted one by one; `other` are places that belong to nobody yet.
+std::uint64_t idle_by_count(DeviceHeap& heap, const std::vector<HeapMove>& other) {
+  std::vector<bool> is_used(heap.space().chunk_count());
+  const auto mark = [&](cuda::DevicePointer address, std::uint64_t size_bytes) {
+    const ChunkRange chunks = heap.space().chunks_of({address - heap.space().base(), size_bytes});
+    for (std::uint32_t at = chunks.first; at < chunks.end; ++at) is_used[at] = true;
+  };
+  std::vector<HeapBlock> blocks;
+  heap.walk(
+      [](void* context, const HeapBlock& block) {
+        static_cast<std::vector<HeapBlock>*>(context)->push_back(block);
+        return true;
+      },
+      &blocks);
+  for (const HeapBlock& block : blocks) mark(block.address, block.size_bytes);
+  for (const HeapMove& move : other) {
+    mark(move.from, move.size_bytes);
+    mark(move.to, move.size_bytes);
+  }
+  std::uint64_t used_bytes = 0;
+  for (std::uint32_t at = 0; at < heap.space().chunk_count(); ++at) {
+    if (is_used[at] && heap.space().is_mapped({at, at + 1})) used_bytes += kGranule;
+  }
+  return heap.stats().space.held_bytes - used_bytes;
+}
+
+TEST_CASE("K1 device heap: what idles, counted again while blocks move and grow", "[device]") {
+  on_hooked([](Rig&, DeviceHeap& heap, HookedDriver& hooked) {
+    std::vector<cuda::DevicePointer> blocks, fillers;
+    for (int i = 0; i < 10; ++i) {
+      blocks.push_back(take(heap, 200 * kKiB));
+      fillers.push_back(take(heap, kGranule - 200 * kKiB));
+    }
+    const cuda::DevicePointer large = take(heap, 8 * kMiB);  // a coarse chunk
+    CHECK(heap.shrink(large, 3 * kMiB).ok());
+    const auto check = [&heap](const std::vector<HeapMove>& other) {
+      const DeviceHeapStats stats = heap.stats();
+      CHECK(stats.idle_bytes == idle_by_count(heap, other));
+      return stats.idle_bytes;
+    };
+    check({});
+    for (const cuda::DevicePointer filler : fillers) CHECK(heap.free(filler).ok());
+    check({});
+    std::vector<HeapMove> moves(16);
+    std::size_t count = 0;
+    CHECK(heap.begin_pass({}, moves, &count).ok());
+    CHECK(count > 4);
+    moves.resize(count);
+    check(moves);
+    moves[0].is_cancelled = true;
+    heap.commit_pass(moves);
+    check(moves);
+    heap.end_pass(moves);
+    for (const HeapMove& move : moves) {
+      if (!move.is_cancelled) *std::find(blocks.begin(), blocks.end(), move.from) = move.to;
+    }
+    const std::uint64_t idle_bytes = check({});
+    // A request of that size is met by what is there, but for what the coarse chunk keeps.
+    CHECK(idle_bytes == heap.stats().space.idle_bytes + heap.stats().space.cached_bytes + 4 * kMiB);
+    CHECK(heap.trim(0) == idle_bytes - 4 * kMiB);
+    hooked.on_map = [&heap] { CHECK(heap.stats().idle_bytes <= 4 * kMiB); };  // what is being mapped does not
+    const cuda::DevicePointer other = take(heap, 14 * kMiB);
+    CHECK(hooked.on_map == nullptr);  // its chunks were mapped
+    check({});
+    CHECK(heap.free(other).ok());
+    CHECK(heap.free(large).ok());
+    for (const cuda::DevicePointer block : blocks) CHECK(heap.free(block).ok());
+    CHECK(check({}) == heap.stats().space.held_bytes);
+  });
+}
+
 TEST_CASE("V7 device heap: a row of which the driver unmapped a part", "[device]") {
   on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
     const cuda::DevicePointer block = take(heap, 6 * kMiB);

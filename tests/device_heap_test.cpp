@@ -1,7 +1,9 @@
 // The device heap, one behaviour at a time: sizes and alignments, caps, what trim gives back, misuse, counts.
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <set>
+#include <sstream>
 
 #include "tests/heap_rig.h"
 #include "tests/random.h"
@@ -467,6 +469,48 @@ TEST_CASE("1-20 device heap: the trace has a line for each call", "[device]") {
   }
   CHECK(lines[0].substr(lines[0].size() - 7) == ",1000,0");
   CHECK(lines[2].substr(lines[2].size() - 7) == ",1000,0");
+}
+
+// What a replay of the trace has live: size by address. False: a line that makes no sense then.
+bool replay(const std::vector<std::string>& lines, std::map<std::uint64_t, std::uint64_t>& live) {
+  for (const std::string& line : lines) {
+    std::vector<std::string> fields;
+    std::istringstream in(line);
+    for (std::string field; std::getline(in, field, ',');) fields.push_back(field);
+    if (fields.size() != 6) return false;
+    const std::uint64_t address = std::stoull(fields[3], nullptr, 16), size = std::stoull(fields[4]);
+    if (fields[2] == "allocate" && !live.emplace(address, size).second) return false;
+    if (fields[2] == "free" && (live.count(address) == 0 || live[address] != size)) return false;
+    if (fields[2] == "free") live.erase(address);
+  }
+  return true;
+}
+
+TEST_CASE("1-20 device heap: a replay of the trace has the same blocks", "[device]") {
+  std::vector<std::string> lines;
+  DeviceHeapOptions options = small_heap();
+  options.context = &lines;
+  options.trace = [](void* context, std::string_view line) {
+    static_cast<std::vector<std::string>*>(context)->emplace_back(line);
+  };
+  on_heap(options, [&](Rig&, DeviceHeap& heap) {
+    const cuda::DevicePointer block = take(heap, 1000);
+    const cuda::DevicePointer low = take(heap, kGranule, kGranule);
+    const cuda::DevicePointer whole = take(heap, kGranule, kGranule);
+    CHECK(heap.shrink(block, 300).ok());
+    CHECK(heap.grow_in_place(block, 500).ok());           // where memory is mapped
+    CHECK(heap.grow_in_place(whole, 5 * kMiB - 7).ok());  // where it is not
+    CHECK(heap.shrink(whole, 2 * kMiB).ok());
+    CHECK(heap.free(low).ok());
+    cuda::DevicePointer moved = 0;
+    CHECK(heap.relocate(whole, &moved).ok());
+    CHECK(heap.finish_relocation(whole).ok());
+    std::map<std::uint64_t, std::uint64_t> live;
+    CHECK(replay(lines, live));
+    CHECK(live == std::map<std::uint64_t, std::uint64_t>{{block, 500}, {moved, 2 * kMiB}});
+    CHECK(heap.free(block).ok());
+    CHECK(heap.free(moved).ok());
+  });
 }
 
 TEST_CASE("K5 device heap: options that make no sense", "[device]") {

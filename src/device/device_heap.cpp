@@ -242,9 +242,7 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
     }
     chunks = space_.chunks_of(bytes_of(unit, length));
     if (space_.is_mapped(chunks)) {
-      discount(before);
-      slack_of(engine_.tag(unit)) = static_cast<std::uint32_t>(length * kHeapUnitBytes - new_bytes);
-      count(block_at(unit));
+      resized(before, new_bytes);
       return {};
     }
     engine_.tag(unit).mark |= kMoving;  // nobody frees or pins it while the lock is let go
@@ -260,11 +258,19 @@ Outcome DeviceHeap::grow_in_place(cuda::DevicePointer address, std::uint64_t new
     cut(unit, static_cast<std::uint32_t>(before.size_bytes / kHeapUnitBytes));
     return outcome;
   }
+  resized(before, new_bytes);
+  return {};
+}
+
+// A block has its new length: what was asked for, the counts and the trace follow.
+void DeviceHeap::resized(const HeapBlock& before, std::uint64_t new_bytes) noexcept {
+  const std::uint32_t unit = unit_of(before.address);
   discount(before);
   slack_of(engine_.tag(unit)) =
       static_cast<std::uint32_t>(engine_.run_length(unit) * kHeapUnitBytes - new_bytes);
   count(block_at(unit));
-  return {};
+  write_trace(Event::freed, before.address, before.requested_bytes);
+  write_trace(Event::allocated, before.address, new_bytes);
 }
 
 Outcome DeviceHeap::shrink(cuda::DevicePointer address, std::uint64_t new_bytes) noexcept {
@@ -275,10 +281,8 @@ Outcome DeviceHeap::shrink(cuda::DevicePointer address, std::uint64_t new_bytes)
   if (is_held(unit)) return Status::in_use;
   if (new_bytes == 0 || new_bytes > before.size_bytes) return Status::bad_argument;
   const std::uint32_t length = length_of(new_bytes);
-  discount(before);
   if (length < engine_.run_length(unit)) cut(unit, length);
-  slack_of(engine_.tag(unit)) = static_cast<std::uint32_t>(length * kHeapUnitBytes - new_bytes);
-  count(block_at(unit));
+  resized(before, new_bytes);
   return {};
 }
 

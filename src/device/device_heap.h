@@ -54,7 +54,8 @@ struct DeviceHeapOptions {
   // can. False: there is nothing to free.
   bool (*reclaim)(void* context, std::uint64_t needed_bytes) = nullptr;
   // One line for each call, without its end: Thread,Time,Action,Pointer,Size,Stream, as RMM writes and
-  // replays it. Called with the lock of the heap held, so that the order is true: must not call the heap.
+  // replays it; a block that grows, shrinks or moves is freed and allocated again, which are two. Called with
+  // the lock of the heap held, so that the order is true: must not call the heap.
   void (*trace)(void* context, std::string_view line) = nullptr;
   // Each block that is still there at close().
   void (*leak)(void* context, const HeapBlock& block) = nullptr;
@@ -111,7 +112,9 @@ struct DeviceHeapStats {
   std::uint64_t misuses = 0;     // frees of what is no block
   std::uint64_t free_bytes = 0;  // of chunks that hold blocks: mapped, and in no block
   std::uint64_t largest_free_bytes = 0;  // of those, in one piece
-  std::uint64_t idle_bytes = 0;          // of chunks that hold none, mapped or not: fits anywhere
+  // Of chunks that hold none, mapped or not. All of it can serve a request anywhere, but for the chunks of a
+  // coarse mapping in which something lies.
+  std::uint64_t idle_bytes = 0;
   // 1 - largest free / free of the chunks that hold blocks, in thousandths; and 1 - requested / live.
   unsigned external_fragmentation = 0, internal_fragmentation = 0;
 };
@@ -239,6 +242,7 @@ class DeviceHeap {
   Outcome try_allocate(const HeapRequest& request, Wanted wanted, cuda::DevicePointer* address,
                        Shortage* shortage) noexcept;
   Outcome misuse(cuda::DevicePointer address) noexcept;
+  void resized(const HeapBlock& before, std::uint64_t new_bytes) noexcept;
   void count(const HeapBlock& block) noexcept;
   void discount(const HeapBlock& block) noexcept;
   [[nodiscard]] std::uint64_t largest_possible() noexcept;

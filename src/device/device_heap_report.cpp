@@ -87,8 +87,7 @@ DeviceHeapStats DeviceHeap::stats() noexcept {
   stats.space = space;
   stats.free_bytes = (engine_.free_units() + hidden_units_) * kHeapUnitBytes;
   stats.largest_free_bytes = engine_.largest_free() * kHeapUnitBytes;
-  const std::uint64_t bound = stats.live_bytes + stats.free_bytes;
-  stats.idle_bytes = space.held_bytes > bound ? space.held_bytes - bound : 0;
+  stats.idle_bytes = space.idle_bytes + space.empty_bytes;
   stats.external_fragmentation = rest_in_thousandths(stats.largest_free_bytes, stats.free_bytes);
   stats.internal_fragmentation = rest_in_thousandths(stats.requested_bytes, stats.live_bytes);
   return stats;
@@ -97,7 +96,8 @@ DeviceHeapStats DeviceHeap::stats() noexcept {
 // Without the table lock: the largest request that needs no new memory of the device.
 std::uint64_t DeviceHeap::largest_possible() noexcept {
   const DeviceHeapStats now = stats();
-  return now.idle_bytes > now.largest_free_bytes ? now.idle_bytes : now.largest_free_bytes;
+  const std::uint64_t movable_bytes = now.space.idle_bytes + now.space.cached_bytes;
+  return movable_bytes > now.largest_free_bytes ? movable_bytes : now.largest_free_bytes;
 }
 
 void DeviceHeap::reset_peaks() noexcept {

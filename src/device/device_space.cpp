@@ -281,6 +281,15 @@ bool DeviceSpace::validate_lists() const noexcept {
   return true;
 }
 
+// Entries that are mapped and hold nothing.
+std::uint64_t DeviceSpace::empty_count() const noexcept {
+  std::uint64_t count = 0;
+  for (std::uint32_t word = 0; word < divide_up(chunk_count_, 64); ++word) {
+    count += count_bits(mapped_[word] & empty_[word]);
+  }
+  return count;
+}
+
 DeviceSpaceStats DeviceSpace::stats() noexcept {
   DeviceSpaceStats stats;
   if (gpu_ == nullptr) return stats;
@@ -291,6 +300,7 @@ DeviceSpaceStats DeviceSpace::stats() noexcept {
   stats.mapped_bytes = mapped_bytes_;
   stats.peak_mapped_bytes = peak_mapped_bytes_;
   stats.cached_bytes = cached_bytes_;
+  stats.empty_bytes = empty_count() * options_.fine_bytes;
   stats.fine_chunks = fine.chunks;
   stats.coarse_chunks = coarse.chunks;
   stats.idle_bytes = fine.idle_chunks * options_.fine_bytes + coarse.idle_chunks * options_.coarse_bytes;

@@ -76,6 +76,7 @@ struct DeviceSpaceStats {
   std::uint64_t reserved_bytes = 0;
   std::uint64_t mapped_bytes = 0, peak_mapped_bytes = 0;
   std::uint64_t cached_bytes = 0;  // of mappings without live bytes and pins: part of the mapped bytes
+  std::uint64_t empty_bytes = 0;   // of chunks that are mapped without: the cached ones, and parts of others
   std::uint64_t idle_bytes = 0;    // of chunks that are mapped nowhere
   std::uint64_t held_bytes = 0;    // of the device: mapped and idle
   std::uint64_t fine_chunks = 0, coarse_chunks = 0;  // that exist
@@ -219,6 +220,7 @@ class DeviceSpace {
   std::uint64_t trim_kind(ChunkKind kind, std::uint64_t keep_bytes) noexcept;
   std::uint32_t unmap_leaving(ChunkRange row) noexcept;
   [[nodiscard]] std::uint64_t idle_bytes() noexcept;
+  [[nodiscard]] std::uint64_t empty_count() const noexcept;
   void tell_excess() noexcept;
 
   Gpu* gpu_ = nullptr;
