@@ -120,7 +120,8 @@ GLEBE_API glebe_device_result glebe_device_heap_open(glebe_device* device,
 // Frees every block that is left; returns how many there were. The device uses none of them any more.
 GLEBE_API uint64_t glebe_device_heap_close(glebe_device_heap* heap);
 // A block of at least `size` bytes at a multiple of `alignment`, a power of two; 0 stands for 256. Contents
-// are undefined.
+// are undefined. bad_argument: size 0, or an alignment that is no power of two or above coarse_bytes of the
+// heap (32 MiB unless told), since its addresses begin at a multiple of that.
 GLEBE_API glebe_device_result glebe_device_heap_allocate(glebe_device_heap* heap, uint64_t size,
                                                          uint64_t alignment, uint64_t* address);
 // The device does not use the block any more.
