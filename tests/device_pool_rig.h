@@ -36,14 +36,6 @@ inline std::byte* pointer(std::uint64_t address) {
   return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(address));
 }
 
-// Holds a stream until it is opened.
-struct Gate {
-  std::atomic<bool> is_open{false};
-  static void hold(void* gate) {
-    while (!static_cast<Gate*>(gate)->is_open.load()) std::this_thread::yield();
-  }
-};
-
 // Options of engines in tests over all of them, for blocks of up to 64 units at multiples of a unit.
 template <class Engine>
 typename Engine::Options engine_options(std::uint64_t unit_bytes) {

@@ -51,8 +51,7 @@ TEST_CASE("X3 mut-B08 a slow stream keeps its own blocks and nobody else's", "[d
     DevicePool pool;
     REQUIRE(pool.open(with(gpu), {&chunks}, {}).ok());
     const cuda::Stream slow = rig.stream(), quick = rig.stream();
-    Gate gate;
-    REQUIRE(rig.driver.launch_host_function(slow, Gate::hold, &gate) == cuda::Result::success);
+    Gate gate(rig, slow);
     std::uint64_t held[2], free_soon[3];
     for (std::uint64_t& block : held) REQUIRE(pool.allocate(kMiB, 0, &block).ok());
     for (std::uint64_t& block : free_soon) REQUIRE(pool.allocate(kMiB, 0, &block).ok());
@@ -69,7 +68,7 @@ TEST_CASE("X3 mut-B08 a slow stream keeps its own blocks and nobody else's", "[d
     CHECK(pool.trim(0) == 2 * kGranule);  // the held blocks share a chunk
     for (int i = 0; i < 2; ++i) REQUIRE(pool.allocate(kMiB, 0, &address).ok());
     CHECK(pool.allocate(kMiB, 0, &address).status == Status::over_budget);
-    gate.is_open = true;
+    gate.open();
     REQUIRE(rig.driver.stream_synchronize(slow) == cuda::Result::success);
     CHECK(pool.allocate(kMiB, 0, &address).ok());
     CHECK(pool.stats().waiting_blocks == 0);

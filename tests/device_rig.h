@@ -14,6 +14,7 @@ using glebe::kKiB;
 using glebe::kMiB;
 using gpu_test::EmulatedGpu;
 using gpu_test::FailingDriver;
+using gpu_test::Gate;
 using gpu_test::GpuSchedule;
 using gpu_test::Rig;
 

@@ -120,29 +120,6 @@ class ArenaSource {
   void* user_ = nullptr;
 };
 
-// Work that stands still in a stream until the gate is opened. For the threaded schedule.
-class Gate {
- public:
-  explicit Gate(const Rig& rig, cuda::Stream stream) {
-    REQUIRE(rig.driver.launch_host_function(
-                stream,
-                [](void* self) {
-                  auto& gate = *static_cast<Gate*>(self);
-                  while (!gate.is_open_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
-                  gate.is_left_.store(true);  // nothing of it is touched from here on
-                },
-                this) == cuda::Result::success);
-  }
-  ~Gate() {
-    open();
-    while (!is_left_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
-  void open() { is_open_.store(true); }
-
- private:
-  std::atomic<bool> is_open_{false}, is_left_{false};
-};
-
 inline StreamPoolOptions over(ArenaSource& arena, bool use_timeline = false) {
   StreamPoolOptions options;
   options.source = arena.table();

@@ -1,7 +1,6 @@
 // What the GPU driver promises about copies, streams, events, kernels and faults, on the emulated driver and
 // on a real one. What would break: code that was tested on the emulator meets a device that orders or answers
 // otherwise.
-#include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
@@ -11,14 +10,6 @@
 using namespace gpu_test;
 
 namespace {
-
-// A host function that holds its stream until it is opened.
-struct Gate {
-  std::atomic<bool> is_open{false};
-  static void hold(void* gate) {
-    while (!static_cast<Gate*>(gate)->is_open.load()) std::this_thread::yield();
-  }
-};
 
 void append_digit(void* text) {
   auto* digits = static_cast<std::vector<int>*>(text);
@@ -149,10 +140,9 @@ TEST_CASE("X3 contract: streams pass each other, events make them wait", "[gpu]"
     const Stream slow = rig.stream(), quick = rig.stream();
     const Event done = rig.event();
     rig.expect(Probe::event_never_recorded, driver.event_query(done));
-    Gate gate;
     REQUIRE(driver.memset_d32_async(address, 0, 2, quick) == Result::success);
     REQUIRE(driver.stream_synchronize(quick) == Result::success);
-    REQUIRE(driver.launch_host_function(slow, Gate::hold, &gate) == Result::success);
+    Gate gate(rig, slow);
     REQUIRE(rig.store_word(address, 7, slow) == Result::success);
     REQUIRE(driver.event_record(done, slow) == Result::success);
     rig.expect(Probe::event_pending, driver.event_query(done));
@@ -163,7 +153,7 @@ TEST_CASE("X3 contract: streams pass each other, events make them wait", "[gpu]"
     REQUIRE(driver.stream_wait_event(quick, done, 0) == Result::success);
     REQUIRE(rig.copy_words(address + 8, address, 1, quick) == Result::success);
     rig.expect(Probe::stream_pending, driver.stream_query(quick));
-    gate.is_open = true;
+    gate.open();
     REQUIRE(driver.stream_synchronize(quick) == Result::success);
     CHECK(driver.event_query(done) == Result::success);
     CHECK(rig.read_word(address + 8) == 7);
@@ -180,16 +170,15 @@ TEST_CASE("X contract: a wait refers to what was recorded when it was called", "
     if (!rig.is_concurrent) return;
     const Stream slow = rig.stream(), other = rig.stream();
     const Event event = rig.event();
-    Gate gate;
     REQUIRE(driver.event_record(event, slow) == Result::success);
     REQUIRE(driver.event_synchronize(event) == Result::success);
-    REQUIRE(driver.launch_host_function(slow, Gate::hold, &gate) == Result::success);
+    Gate gate(rig, slow);
     REQUIRE(driver.stream_wait_event(other, event, 0) == Result::success);
     REQUIRE(driver.event_record(event, slow) == Result::success);
     // Recorded again behind the gate; the earlier wait does not care.
     CHECK(driver.stream_synchronize(other) == Result::success);
     CHECK(driver.event_query(event) == Result::not_ready);
-    gate.is_open = true;
+    gate.open();
     CHECK(driver.event_synchronize(event) == Result::success);
     CHECK(driver.event_destroy(event) == Result::success);
     CHECK(driver.stream_destroy(slow) == Result::success);
@@ -204,10 +193,9 @@ TEST_CASE("X contract: a wait is not met by a later recording in a quicker strea
     const DevicePointer address = rig.memory(kGranule);
     const Stream slow = rig.stream(), quick = rig.stream(), waiting = rig.stream();
     const Event event = rig.event();
-    Gate gate;
     REQUIRE(rig.store_word(address, 1, slow) == Result::success);
     REQUIRE(driver.stream_synchronize(slow) == Result::success);
-    REQUIRE(driver.launch_host_function(slow, Gate::hold, &gate) == Result::success);
+    Gate gate(rig, slow);
     REQUIRE(rig.store_word(address, 7, slow) == Result::success);
     REQUIRE(driver.event_record(event, slow) == Result::success);
     REQUIRE(driver.stream_wait_event(waiting, event, 0) == Result::success);
@@ -220,7 +208,7 @@ TEST_CASE("X contract: a wait is not met by a later recording in a quicker strea
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     CHECK(driver.stream_query(waiting) == Result::not_ready);
-    gate.is_open = true;
+    gate.open();
     REQUIRE(driver.stream_synchronize(waiting) == Result::success);
     CHECK(rig.read_word(address + 4) == 7);
     CHECK(driver.event_destroy(event) == Result::success);
@@ -237,14 +225,13 @@ TEST_CASE("X contract: the default stream joins blocking streams and no others",
     if (!rig.is_concurrent) return;
     const DevicePointer address = rig.memory(kGranule);
     const Stream blocking = rig.stream(kStreamDefault), separate = rig.stream(kStreamNonBlocking);
-    Gate gate;
-    REQUIRE(driver.launch_host_function(blocking, Gate::hold, &gate) == Result::success);
+    Gate gate(rig, blocking);
     REQUIRE(rig.store_word(address, 1, blocking) == Result::success);
     REQUIRE(rig.copy_words(address + 4, address, 1, nullptr) == Result::success);  // behind `blocking`
     REQUIRE(rig.store_word(address + 8, 3, separate) == Result::success);
     CHECK(driver.stream_synchronize(separate) == Result::success);
     CHECK(driver.stream_query(nullptr) == Result::not_ready);
-    gate.is_open = true;
+    gate.open();
     CHECK(driver.stream_synchronize(nullptr) == Result::success);
     CHECK(rig.read_word(address + 4) == 1);
     CHECK(driver.stream_destroy(blocking) == Result::success);
@@ -396,25 +383,27 @@ TEST_CASE("X contract: a kernel that writes memory for reading loses the context
 }
 
 TEST_CASE("X contract: unmapping does not wait for kernels that use the memory", "[gpu]") {
-  for_each_driver_in_own_process(
-      "X contract: unmapping does not wait for kernels that use the memory", [](Rig& rig) {
-        if (!rig.is_concurrent) return;
-        const DevicePointer address = rig.memory(kGranule);
-        const Stream in = rig.stream();
-        Gate gate;
-        REQUIRE(rig.driver.launch_host_function(in, Gate::hold, &gate) == Result::success);
-        REQUIRE(rig.store_word(address, 1, in) == Result::success);
-        // Whether a real driver waits here nobody wrote down. If it does, it is not to wait for ever; then
-        // the kernel is done before, and the last answer differs.
-        std::thread opener([&] {
-          if (rig.emulated == nullptr) std::this_thread::sleep_for(std::chrono::seconds(2));
-          while (rig.emulated != nullptr && rig.emulated->usage().mappings != 0) std::this_thread::yield();
-          gate.is_open = true;
-        });
-        rig.expect(Probe::unmap_in_use, rig.driver.mem_unmap(address, kGranule));
-        opener.join();
-        rig.expect(Probe::kernel_unmapped, rig.driver.stream_synchronize(in));
-        if (!rig.recover()) return;
-        CHECK(rig.driver.mem_address_free(address, kGranule) == Result::success);
-      });
+  for_each_driver_in_own_process("X contract: unmapping does not wait for kernels that use the memory",
+                                 [](Rig& rig) {
+                                   if (!rig.is_concurrent) return;
+                                   const DevicePointer address = rig.memory(kGranule);
+                                   const Stream in = rig.stream();
+                                   Gate gate(rig, in);
+                                   REQUIRE(rig.store_word(address, 1, in) == Result::success);
+                                   // Whether a real driver waits here nobody wrote down. If it does, it is
+                                   // not to wait for ever; then the kernel is done before, and the last
+                                   // answer differs.
+                                   std::thread opener([&] {
+                                     if (rig.emulated == nullptr)
+                                       std::this_thread::sleep_for(std::chrono::seconds(2));
+                                     while (rig.emulated != nullptr && rig.emulated->usage().mappings != 0)
+                                       std::this_thread::yield();
+                                     gate.open();
+                                   });
+                                   rig.expect(Probe::unmap_in_use, rig.driver.mem_unmap(address, kGranule));
+                                   opener.join();
+                                   rig.expect(Probe::kernel_unmapped, rig.driver.stream_synchronize(in));
+                                   if (!rig.recover()) return;
+                                   CHECK(rig.driver.mem_address_free(address, kGranule) == Result::success);
+                                 });
 }

@@ -5,8 +5,11 @@
 // is one. On the emulator nothing may be left at the end, so each test gives back what it took.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -100,6 +103,33 @@ class Rig {
 using Body = void (*)(Rig& rig);
 void for_each_driver(Body body);
 void for_each_driver_in_own_process(const char* test_name, Body body);
+
+// Work that stands still in a stream until the gate is opened, or ends: a test that fails in between must not
+// wait for it for ever, so whatever waits for the stream when it ends stands before the gate. For streams
+// that go on by themselves (Rig::is_concurrent).
+class Gate {
+ public:
+  Gate(const Rig& rig, Stream stream) {
+    REQUIRE(rig.driver.launch_host_function(
+                stream,
+                [](void* self) {
+                  auto& gate = *static_cast<Gate*>(self);
+                  while (!gate.is_open_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+                  gate.is_left_.store(true);  // nothing of it is touched from here on
+                },
+                this) == Result::success);
+  }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+  ~Gate() {
+    open();
+    while (!is_left_.load()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  void open() { is_open_.store(true); }
+
+ private:
+  std::atomic<bool> is_open_{false}, is_left_{false};
+};
 
 // Runs `body` on an emulator that was opened with these options, and looks that nothing is left.
 template <class EmulatedBody>
