@@ -436,8 +436,10 @@ TEST_CASE("X emulated GPU: a device without memory of the host says so", "[gpu]"
   });
 }
 
-TEST_CASE("X emulated GPU: memory pools are not emulated, and every call of them says so", "[gpu]") {
-  on_emulator(small(), [](Rig& rig) {
+TEST_CASE("X emulated GPU: a device without memory pools says so, and every call of them does", "[gpu]") {
+  EmulatedGpu::Options options = small();
+  options.has_memory_pools = false;
+  on_emulator(options, [](Rig& rig) {
     const Driver& driver = rig.driver;
     int is_supported = 1;
     CHECK(driver.device_get_attribute(&is_supported, DeviceAttribute::memory_pools_supported, 0) ==
@@ -454,6 +456,10 @@ TEST_CASE("X emulated GPU: memory pools are not emulated, and every call of them
     CHECK(driver.mem_pool_get_attribute(pool, PoolAttribute::release_threshold, &value) ==
           Result::not_supported);
     CHECK(driver.mem_pool_trim_to(pool, 0) == Result::not_supported);
+    const PoolProperties properties = {};
+    CHECK(driver.mem_pool_create(&pool, &properties) == Result::not_supported);
+    CHECK(driver.mem_pool_destroy(pool) == Result::not_supported);
+    CHECK(driver.mem_alloc_from_pool_async(&address, kMiB, pool, nullptr) == Result::not_supported);
     CHECK(pool == nullptr);
     CHECK(address == 0);
     CHECK(rig.emulated->usage().undefined_calls == 0);

@@ -151,6 +151,7 @@ void on_emulator(const EmulatedGpu::Options& options, EmulatedBody body) {
   CHECK(usage.events == 0);
   CHECK(usage.modules == 0);
   CHECK(usage.host_ranges == 0);
+  CHECK(usage.pools == 0);
   CHECK(usage.waiting_operations == 0);
 }
 

@@ -41,6 +41,10 @@ struct Theirs<MemoryPool> {
   using Type = CUmemoryPool;
 };
 template <>
+struct Theirs<PoolProperties> {
+  using Type = CUmemPoolProps;
+};
+template <>
 struct Theirs<PoolAttribute> {
   using Type = CUmemPool_attribute;
 };
@@ -138,6 +142,13 @@ static_assert(offsetof(Properties, flags.compression_type) ==
 static_assert(offsetof(Properties, flags.gpu_direct_rdma_capable) ==
               offsetof(CUmemAllocationProp, allocFlags.gpuDirectRDMACapable));
 static_assert(offsetof(Properties, flags.usage) == offsetof(CUmemAllocationProp, allocFlags.usage));
+static_assert(offsetof(PoolProperties, handle_types) == offsetof(CUmemPoolProps, handleTypes));
+static_assert(offsetof(PoolProperties, location) == offsetof(CUmemPoolProps, location));
+static_assert(offsetof(PoolProperties, win32_security_attributes) ==
+              offsetof(CUmemPoolProps, win32SecurityAttributes));
+static_assert(offsetof(PoolProperties, max_bytes) == offsetof(CUmemPoolProps, maxSize));
+static_assert(offsetof(PoolProperties, usage) == offsetof(CUmemPoolProps, usage));
+static_assert(offsetof(PoolProperties, reserved) == offsetof(CUmemPoolProps, reserved));
 static_assert(sizeof(SymbolStatus) == sizeof(CUdriverProcAddressQueryResult));
 
 template <class Ours, class Other>

@@ -134,6 +134,17 @@ enum class PointerAttribute : int {
 };
 enum class MemoryType : unsigned { host = 1, device = 2, array = 3, unified = 4 };
 
+// What a pool of the driver is to be.
+struct PoolProperties {
+  AllocationType type;
+  HandleType handle_types;
+  Location location;
+  void* win32_security_attributes;
+  std::size_t max_bytes;  // 0: as the driver likes
+  unsigned short usage;
+  unsigned char reserved[54];
+};
+
 // Of a pool of the driver: how much it keeps when a stream is waited for, and what it has (64 bits each).
 enum class PoolAttribute : int {
   release_threshold = 4,

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::uint32_t kHostRangesMax = 1u << 16;
 constexpr std::uint32_t kModulesMax = 1024;
+constexpr std::uint32_t kPoolsMax = 1024;
+constexpr std::uint32_t kPoolBlocksMax = 1u << 14;
 constexpr std::size_t kThreadsMax = 4096;  // with a current context, at once or one after the other
 constexpr int kVersion = 13000;            // of the driver that is emulated
 
@@ -79,6 +81,8 @@ bool Machine::open(const Options& options) noexcept {
   if (!threads_.open(kThreadsMax) || !host_ranges_.open(kHostRangesMax) || !modules_.open(kModulesMax)) {
     return false;
   }
+  if (!pools_.open(kPoolsMax) || !pool_blocks_.open(kPoolBlocksMax)) return false;
+  default_pool_ = pools_.take();
   const auto seen = reinterpret_cast<std::uintptr_t>(addresses_.shadow(addresses_.begin()));
   const Lock hold(lock_);
   return queues_.open({options.schedule, options.seed, {seen, addresses_.size_bytes()}}, &lock_);
@@ -96,6 +100,8 @@ void Machine::close() noexcept {
   }
   host_ranges_.close();
   modules_.close();
+  pools_.close();
+  pool_blocks_.close();
   threads_.close();
   addresses_.close();
   physical_.close();
@@ -116,6 +122,8 @@ Result Machine::enter(Call call) noexcept {
   const ThreadContext* thread = of_thread(false);
   const bool has_context = context_users_ != 0 && thread != nullptr && thread->is_current;
   if (!has_context) return Result::invalid_context;
+  const bool is_of_pools = call >= Call::mem_alloc_async && call <= Call::mem_pool_trim_to;
+  if (is_of_pools && !options_.has_memory_pools) return Result::not_supported;
   if (!is_unsafe_in_capture(call) || thread->capture_mode == CaptureMode::relaxed) return Result::success;
   return queues_.spoil_captures() ? Result::stream_capture_unsupported : Result::success;
 }
@@ -137,6 +145,7 @@ Machine::ThreadContext* Machine::of_thread(bool must_exist) noexcept {
 EmulatedGpu::Usage Machine::usage() noexcept {
   const Lock hold(lock_);
   EmulatedGpu::Usage usage = {};
+  end_pools();
   usage.reservations = addresses_.reservations();
   usage.mappings = addresses_.mappings();
   usage.handles = physical_.live();
@@ -146,6 +155,7 @@ EmulatedGpu::Usage Machine::usage() noexcept {
   usage.events = queues_.events();
   usage.modules = modules_.live();
   usage.host_ranges = host_ranges_.live();
+  usage.pools = pools_.live() - 1;
   usage.waiting_operations = queues_.waiting();
   usage.total_creates = physical_.created();
   usage.undefined_calls = undefined_calls_.load(std::memory_order_relaxed);
@@ -217,7 +227,9 @@ int Machine::attribute(DeviceAttribute attribute) const noexcept {
     case DeviceAttribute::host_numa_virtual_memory_management_supported:
     case DeviceAttribute::host_virtual_memory_management_supported:
       return options_.has_host_numa ? 1 : 0;
-    default:  // what is not emulated: compression, managed memory, arrays, pools, fabric, multicast
+    case DeviceAttribute::memory_pools_supported:
+      return options_.has_memory_pools ? 1 : 0;
+    default:  // what is not emulated: compression, managed memory, arrays, fabric, multicast
       return 0;
   }
 }
@@ -292,7 +304,9 @@ Result Machine::thread_exchange_capture_mode(CaptureMode* mode) noexcept {
 
 Result Machine::ctx_synchronize() noexcept {
   const Lock hold(lock_);
-  return queues_.synchronize_all();
+  const Result result = queues_.synchronize_all();
+  settle_pools();
+  return result;
 }
 
 }  // namespace glebe::os::emulated

@@ -31,6 +31,11 @@ struct FunctionObject {
 struct ModuleObject {
   FunctionObject functions[EmulatedGpu::kKernelsMax];  // by number of the kernel; null: not in the module
 };
+struct MemoryPoolObject {
+  std::uint64_t threshold_bytes, max_bytes;  // kept at a wait; at most, 0: no limit
+  std::uint64_t reserved_bytes, reserved_high_bytes, used_high_bytes;
+  bool is_destroyed;  // it goes with the last of its memory
+};
 
 }  // namespace glebe::os::cuda
 
@@ -41,6 +46,20 @@ struct HostRange {
   std::uintptr_t base;
   std::size_t size_bytes;
   std::size_t mapped_bytes;  // whole pages, if allocated; 0 if registered
+};
+
+// Memory of a pool: see memory_pools.cpp.
+struct PoolBlock {
+  enum class State : std::uint8_t {
+    changing,  // a call that has to wait has it
+    live,
+    freed
+  };
+  cuda::DevicePointer address;
+  std::size_t size_bytes;
+  cuda::MemoryPool pool;
+  cuda::StreamPlace allocated_at, freed_at;
+  State state;
 };
 
 template <class Signature>
@@ -94,6 +113,7 @@ class Machine {
   using Function = cuda::Function;
   using MemoryPool = cuda::MemoryPool;
   using PoolAttribute = cuda::PoolAttribute;
+  using PoolProperties = cuda::PoolProperties;
 #define GPU_CALL(name, symbol, version, ...) EntryFunction<__VA_ARGS__>::Type name;
 #include "platform/cuda/driver.def"
 #undef GPU_CALL
@@ -122,6 +142,7 @@ class Machine {
   [[nodiscard]] int attribute(cuda::DeviceAttribute attribute) const noexcept;
   // Memory.
   [[nodiscard]] Result check(const cuda::AllocationProperties* properties) const noexcept;
+  [[nodiscard]] Result allocate_granules(std::size_t bytes, DevicePointer* address) noexcept;
   [[nodiscard]] HostRange* host_range_at(std::uintptr_t address) noexcept;
   [[nodiscard]] bool overlaps_host_range(std::uintptr_t base, std::size_t size_bytes) noexcept;
   // Where an operand is to be read or written by the device; nullptr: not there, or no such access.
@@ -132,6 +153,21 @@ class Machine {
   [[nodiscard]] Result copy_async(const Copy& copy, Stream handle) noexcept;
   [[nodiscard]] Result copy_now(const Copy& copy) noexcept;
   [[nodiscard]] Result fill_async(const Fill& fill, Stream handle) noexcept;
+  // Pools.
+  [[nodiscard]] PoolBlock* pool_block_at(DevicePointer address) noexcept;
+  [[nodiscard]] bool is_idle(const PoolBlock& block) noexcept;
+  [[nodiscard]] std::uint64_t used_bytes(MemoryPool pool) noexcept;
+  void release(PoolBlock* block) noexcept;
+  void release_idle(MemoryPool pool, std::uint64_t keep_bytes) noexcept;
+  void end_pools() noexcept;
+  void settle_pools() noexcept;
+  [[nodiscard]] bool is_before(const cuda::StreamPlace& place, const cuda::StreamObject* stream) noexcept;
+  [[nodiscard]] PoolBlock* find_freed(MemoryPool pool, std::size_t size_bytes,
+                                      const cuda::StreamObject* stream) noexcept;
+  [[nodiscard]] Result take_block(MemoryPool pool, std::size_t size_bytes, const cuda::StreamObject* stream,
+                                  PoolBlock** taken) noexcept;
+  [[nodiscard]] Result queue_access(PoolBlock* block, bool is_given, cuda::StreamObject* stream) noexcept;
+  [[nodiscard]] Result free_pooled(PoolBlock* block) noexcept;
 
   Mutex lock_;
   Options options_;
@@ -145,6 +181,9 @@ class Machine {
   Queues queues_;
   Store<HostRange> host_ranges_;
   Store<cuda::ModuleObject> modules_;
+  Store<cuda::MemoryPoolObject> pools_;
+  Store<PoolBlock> pool_blocks_;
+  MemoryPool default_pool_ = nullptr;
 };
 
 }  // namespace glebe::os::emulated

@@ -17,12 +17,8 @@ Result Machine::mem_get_info(std::size_t* free_bytes, std::size_t* total_bytes) 
   return Result::success;
 }
 
-// A reservation, a piece and a mapping in one. It takes whole granules.
-Result Machine::mem_alloc(DevicePointer* address, std::size_t size_bytes) noexcept {
-  if (address == nullptr || size_bytes == 0) return Result::invalid_value;
-  const Lock hold(lock_);
-  if (size_bytes > addresses_.size_bytes()) return Result::out_of_memory;
-  const std::size_t bytes = align_up(size_bytes, kEmulatedGranuleBytes);
+// A reservation, a piece and a mapping in one.
+Result Machine::allocate_granules(std::size_t bytes, DevicePointer* address) noexcept {
   AllocationProperties properties = {};
   properties.type = cuda::AllocationType::pinned;
   properties.location = {LocationType::device, 0};
@@ -45,9 +41,19 @@ Result Machine::mem_alloc(DevicePointer* address, std::size_t size_bytes) noexce
   return result;
 }
 
+// It takes whole granules.
+Result Machine::mem_alloc(DevicePointer* address, std::size_t size_bytes) noexcept {
+  if (address == nullptr || size_bytes == 0) return Result::invalid_value;
+  const Lock hold(lock_);
+  if (size_bytes > addresses_.size_bytes()) return Result::out_of_memory;
+  return allocate_granules(align_up(size_bytes, kEmulatedGranuleBytes), address);
+}
+
 // Waits for the device first, as the driver does.
 Result Machine::mem_free(DevicePointer address) noexcept {
   const Lock hold(lock_);
+  PoolBlock* block = pool_block_at(address);
+  if (block != nullptr) return free_pooled(block);
   const Mapping* mapping = addresses_.mapping_at(address);
   if (mapping == nullptr || !mapping->is_allocation || mapping->base != address) return Result::invalid_value;
   const std::uint64_t id = mapping->id;
@@ -198,20 +204,5 @@ Result Machine::pointer_get_attribute(void* value, PointerAttribute wanted, Devi
       return Result::invalid_value;
   }
 }
-
-// Pools of the driver are not emulated: the device's attributes say so, and so does each of their calls.
-
-Result Machine::mem_alloc_async(DevicePointer*, std::size_t, Stream) noexcept {
-  return Result::not_supported;
-}
-Result Machine::mem_free_async(DevicePointer, Stream) noexcept { return Result::not_supported; }
-Result Machine::device_get_default_mem_pool(MemoryPool*, Device) noexcept { return Result::not_supported; }
-Result Machine::mem_pool_set_attribute(MemoryPool, PoolAttribute, void*) noexcept {
-  return Result::not_supported;
-}
-Result Machine::mem_pool_get_attribute(MemoryPool, PoolAttribute, void*) noexcept {
-  return Result::not_supported;
-}
-Result Machine::mem_pool_trim_to(MemoryPool, std::size_t) noexcept { return Result::not_supported; }
 
 }  // namespace glebe::os::emulated

@@ -1,8 +1,11 @@
 // Streams, events and their schedulers; see queues.h.
 #include "platform/emulated_gpu/queues.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
+#include "platform/memory_calls.h"
 #include "platform/process.h"
 #include "platform/service.h"
 
@@ -55,6 +58,7 @@ void touch_memory(void* argument) noexcept {
     case Operation::Kind::host_function:
     case Operation::Kind::record:
     case Operation::Kind::wait:
+    case Operation::Kind::protect:
       return;
   }
 }
@@ -251,6 +255,10 @@ bool Queues::execute(Operation& operation) noexcept {
       return true;
     case Operation::Kind::host_function:
       operation.function(operation.user_data);
+      return true;
+    case Operation::Kind::protect:
+      CHECK(protect_call(operation.to, operation.size,
+                         operation.value != 0 ? PROT_READ | PROT_WRITE : PROT_NONE) == 0);
       return true;
     default:
       return run_guarded(window_, touch_memory, &operation);

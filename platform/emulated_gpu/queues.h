@@ -75,7 +75,8 @@ struct Operation : ListNode<> {
     host_function,
     kernel,
     record,
-    wait
+    wait,
+    protect  // of memory of a pool: whether the device may use it from here on
   };
   static constexpr std::size_t kParameterBytes = 128;
 
@@ -88,7 +89,7 @@ struct Operation : ListNode<> {
   std::byte* to;
   const std::byte* from;
   std::uint64_t size;   // bytes, or words of fill32
-  std::uint64_t value;  // of fills and writes
+  std::uint64_t value;  // of fills and writes; protect: 0 takes the access, 1 gives it
   cuda::HostFunction function;
   void* user_data;
   const EmulatedKernel* kernel;
@@ -135,6 +136,11 @@ class Queues {
   void poll() noexcept;
   unsigned run(unsigned count) noexcept;  // lets the lock go
 
+  // The end of a stream once one more operation was queued in it.
+  [[nodiscard]] cuda::StreamPlace next_place(cuda::StreamObject* stream) const noexcept {
+    return {stream, stream->id, last_sequence_ + 1};
+  }
+  [[nodiscard]] bool is_reached(const cuda::StreamPlace& place) noexcept;
   [[nodiscard]] bool is_idle(const cuda::StreamObject* stream) const noexcept {
     return stream->waiting.is_empty();
   }
@@ -154,7 +160,6 @@ class Queues {
   static void work(void* stream) noexcept;  // a thread of the threaded schedule
 
   [[nodiscard]] Operation* next_of(cuda::StreamObject* stream) noexcept;
-  [[nodiscard]] bool is_reached(const cuda::StreamPlace& place) noexcept;
   [[nodiscard]] bool is_joined(const Operation& operation) noexcept;
   [[nodiscard]] cuda::StreamObject* choose() noexcept;
   void run_next(cuda::StreamObject* stream) noexcept;  // lets the lock go

@@ -45,7 +45,10 @@ Result Machine::stream_destroy(Stream handle) noexcept {
 Result Machine::stream_synchronize(Stream handle) noexcept {
   const Lock hold(lock_);
   cuda::StreamObject* stream = queues_.find(handle);
-  return stream != nullptr ? queues_.synchronize(stream) : Result::invalid_handle;
+  if (stream == nullptr) return Result::invalid_handle;
+  const Result result = queues_.synchronize(stream);
+  settle_pools();
+  return result;
 }
 
 Result Machine::stream_query(Stream handle) noexcept {
@@ -142,7 +145,10 @@ Result Machine::event_query(Event event) noexcept {
 
 Result Machine::event_synchronize(Event event) noexcept {
   const Lock hold(lock_);
-  return queues_.holds(event) ? queues_.synchronize(event) : Result::invalid_handle;
+  if (!queues_.holds(event)) return Result::invalid_handle;
+  const Result result = queues_.synchronize(event);
+  settle_pools();
+  return result;
 }
 
 Result Machine::event_elapsed_time(float* duration_ms, Event start, Event end) noexcept {
