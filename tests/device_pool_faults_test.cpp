@@ -1,5 +1,6 @@
 // Pools under failures and threads. What would break: a call that fails leaves a handle, a mapping or a wrong
 // account behind; two threads get one block; statistics do not belong together.
+#include "src/device/async_source.h"
 #include "tests/device_pool_rig.h"
 
 namespace device_test {
@@ -26,6 +27,13 @@ constexpr Failure kFailures[] = {
     {cuda::Call::event_synchronize, cuda::Result::unknown},
     {cuda::Call::memset_d8_async, cuda::Result::unknown},
     {cuda::Call::stream_synchronize, cuda::Result::unknown},
+    {cuda::Call::device_get_attribute, cuda::Result::unknown},
+    {cuda::Call::mem_pool_create, cuda::Result::out_of_memory},
+    {cuda::Call::mem_pool_set_attribute, cuda::Result::unknown},
+    {cuda::Call::mem_pool_get_attribute, cuda::Result::unknown},
+    {cuda::Call::stream_is_capturing, cuda::Result::unknown},
+    {cuda::Call::mem_alloc_from_pool_async, cuda::Result::out_of_memory},
+    {cuda::Call::mem_free_async, cuda::Result::unknown},
 };
 
 bool is_ok(const Outcome& outcome) { return outcome.ok(); }
@@ -35,7 +43,9 @@ bool is_ok(const Outcome& outcome) { return outcome.ok(); }
 template <class Source, class Engine>
 std::uint64_t live_through(const Failure& failure, std::uint64_t nth, bool is_cleared) {
   std::uint64_t failures = 0;
-  on_failing_gpu(gpu_test::small(), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+  EmulatedGpu::Options machine = gpu_test::small();
+  machine.is_poisoned = false;  // filling each new chunk would take most of the time
+  on_failing_gpu(machine, [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     ChunkPool chunks;
     REQUIRE(chunks.open(gpu, handles()).ok());
     const cuda::Stream stream = rig.stream();
@@ -43,6 +53,7 @@ std::uint64_t live_through(const Failure& failure, std::uint64_t nth, bool is_cl
     typename Source::Options source;
     if constexpr (std::is_same_v<Source, DeviceSource>) source.chunks = &chunks;
     if constexpr (std::is_same_v<Source, PinnedSource>) source.gpu = &gpu;
+    if constexpr (std::is_same_v<Source, DeviceAsyncSource>) source = {&gpu, stream, kGranule};
     PoolOptions options = with(gpu);
     options.is_cleared = is_cleared;
     options.headroom_bytes = kMiB;
@@ -91,8 +102,9 @@ TEST_CASE("X6 B6 whichever call of the driver fails, a pool is as it was before"
     for (std::uint64_t nth = 1; nth <= 100; ++nth) {
       INFO(cuda::symbol_of(failure.call) << " number " << nth);
       std::uint64_t now = live_through<DeviceSource, HeapEngine>(failure, nth, nth % 4 == 0);
-      if (nth <= 30) now += live_through<DeviceSource, PassEngine>(failure, nth, false);
-      if (nth <= 30) now += live_through<PinnedSource, HeapEngine>(failure, nth, nth % 4 == 1);
+      now += live_through<DeviceSource, PassEngine>(failure, nth, false);
+      now += live_through<PinnedSource, HeapEngine>(failure, nth, nth % 4 == 1);
+      now += live_through<DeviceAsyncSource, HeapEngine>(failure, nth, nth % 4 == 2);
       failures += now;
       if (now == 0 && nth > 8) break;  // there are no more calls of it
     }

@@ -1,13 +1,21 @@
 // Pools over a GPU: memory of the device, pinned memory and tiles, with every engine. What would break: a
 // block in two handles, two tiles at one place, a device that is full for ever after.
+#include "src/device/async_source.h"
 #include "tests/device_pool_rig.h"
 
 namespace device_test {
 namespace {
 
-template <class Engine>
+constexpr std::uint64_t align_of(std::uint64_t align_max_bytes) {
+  return align_max_bytes < 64 * kKiB ? align_max_bytes : 64 * kKiB;
+}
+
+template <class Source, class Engine>
 typename Engine::Options device_engine() {
   if constexpr (std::is_same_v<Engine, FixedEngine>) return {.block_bytes = 64 * kKiB};
+  if constexpr (std::is_same_v<Engine, RingEngine>) {
+    return {.blocks_max = 64, .align_bytes = align_of(Source::kAlignMaxBytes)};
+  }
   return engine_options<Engine>(64 * kKiB);
 }
 
@@ -15,12 +23,13 @@ typename Engine::Options device_engine() {
 template <class Source, class Engine>
 void fill_twice(const typename Source::Options& source) {
   MemoryPool<Source, Engine> pool;
-  REQUIRE(pool.open(kOptions, source, device_engine<Engine>()).ok());
+  REQUIRE(pool.open(kOptions, source, device_engine<Source, Engine>()).ok());
   for (int round = 0; round < 2; ++round) {
     std::map<std::uint64_t, bool> blocks;
     std::uint64_t address = 0;
     Outcome outcome;
-    while ((outcome = pool.allocate(64 * kKiB, 64 * kKiB, &address)).ok()) {
+    const std::uint64_t align_bytes = align_of(Source::kAlignMaxBytes);
+    while ((outcome = pool.allocate(64 * kKiB, align_bytes, &address)).ok()) {
       REQUIRE(blocks.emplace(address, true).second);
       const auto next = blocks.upper_bound(address);
       REQUIRE((next == blocks.end() || next->first - address >= 64 * kKiB));
@@ -53,6 +62,7 @@ TEST_CASE("1-1 P3 every source with every engine, up to the cap and down again",
     fill_twice_with_each_engine<HostSource>({});
     fill_twice_with_each_engine<PinnedSource>({&gpu});
     fill_twice_with_each_engine<DeviceSource>({&memory});
+    fill_twice_with_each_engine<DeviceAsyncSource>({&gpu, nullptr, 0});
     fill_twice_with_each_engine<TileSource>({&tiles});
     fill_twice_with_each_engine<NumberSource>({});
     // Physical memory was made once and used again by all of them.

@@ -123,7 +123,7 @@ class MemoryPool {
   bool is_open_ = false;
   PoolOptions options_;
   PoolSpace space_;
-  std::uint64_t base_ = 0, granule_bytes_ = 1;
+  std::uint64_t granule_bytes_ = 1;
   DeferredFrees deferred_;
   os::Mutex growth_mutex_;  // guards the source and chunks_; taken before mutex_
   Source source_;
@@ -157,8 +157,10 @@ Outcome MemoryPool<Source, Engine>::open(const PoolOptions& options, const typen
   std::uint64_t address_bytes = options.address_bytes;
   if (address_bytes == 0) address_bytes = options.max_bytes * (Source::kHasAddresses ? 2 : 1);
   if (address_bytes < options.max_bytes) return Status::bad_argument;
+  std::uint64_t align_bytes = Source::kHasAddresses ? options.align_max_bytes : kBytesMax;
+  if (align_bytes > Source::kAlignMaxBytes) align_bytes = Source::kAlignMaxBytes;
   const PoolSpace space = {divide_up(address_bytes, options.chunk_bytes) * options.chunk_bytes,
-                           options.chunk_bytes, options.align_max_bytes};
+                           options.chunk_bytes, align_bytes};
   outcome = source_.open(source, space);
   if (outcome.ok()) outcome = engine_.open(engine, space);
   if (outcome.ok()) outcome = chunks_.open(space, options.max_bytes);
@@ -174,7 +176,6 @@ Outcome MemoryPool<Source, Engine>::open(const PoolOptions& options, const typen
   }
   options_ = options;
   space_ = space;
-  base_ = source_.base();
   stats_ = {};
   is_open_ = true;
   if (!outcome.ok()) static_cast<void>(close());
@@ -218,7 +219,7 @@ bool MemoryPool<Source, Engine>::is_possible(std::uint64_t size_bytes,
                                              std::uint64_t align_bytes) const noexcept {
   if (!is_open_ || size_bytes == 0 || size_bytes % Source::kGrainBytes != 0) return false;
   if (!is_power_of_two(align_bytes)) return false;
-  return align_bytes <= (Source::kHasAddresses ? options_.align_max_bytes : space_.size_bytes);
+  return align_bytes <= (Source::kHasAddresses ? space_.align_bytes : space_.size_bytes);
 }
 
 template <ChunkSource Source, PlacementEngine Engine>
@@ -242,7 +243,7 @@ Outcome MemoryPool<Source, Engine>::allocate(std::uint64_t size_bytes, std::uint
       return outcome;
     }
   }
-  *address = base_ + placed.offset;
+  *address = source_.address_of(placed.offset);
   return {};
 }
 
@@ -314,7 +315,7 @@ void MemoryPool<Source, Engine>::finish_free(PoolChunk emptied) noexcept {
 
 template <ChunkSource Source, PlacementEngine Engine>
 Outcome MemoryPool<Source, Engine>::free(std::uint64_t address) noexcept {
-  const std::uint64_t offset = address - base_;
+  const std::uint64_t offset = source_.offset_of(address);
   if (!is_open_ || offset >= space_.size_bytes) return Status::not_owned;
   if (options_.is_cleared) return free_and_clear(offset);
   PoolChunk emptied;
@@ -370,12 +371,13 @@ Outcome MemoryPool<Source, Engine>::free_after(cuda::Stream stream,
   if (addresses.empty()) return Status::bad_argument;
   Outcome outcome;
   std::size_t marked = 0;
-  for (; marked < addresses.size() && outcome.ok(); ++marked) outcome = mark(addresses[marked] - base_);
+  for (; marked < addresses.size() && outcome.ok(); ++marked)
+    outcome = mark(source_.offset_of(addresses[marked]));
   if (!outcome.ok()) --marked;  // the last one was refused
   if (outcome.ok()) outcome = deferred_.defer(stream, addresses);
   if (outcome.ok()) return {};
   const os::Lock lock(mutex_);
-  for (std::size_t i = 0; i < marked; ++i) marks_.reset(addresses[i] - base_);
+  for (std::size_t i = 0; i < marked; ++i) marks_.reset(source_.offset_of(addresses[i]));
   return outcome;
 }
 
@@ -383,7 +385,7 @@ template <ChunkSource Source, PlacementEngine Engine>
 DeferredFrees::Sink MemoryPool<Source, Engine>::sink() noexcept {
   return {this, [](void* self, std::uint64_t address) {
             auto& pool = *static_cast<MemoryPool*>(self);
-            const std::uint64_t offset = address - pool.base_;
+            const std::uint64_t offset = pool.source_.offset_of(address);
             PoolChunk emptied;
             if constexpr (Source::kClearsOnHost) {
               if (pool.options_.is_cleared) CHECK(pool.source_.clear({offset, pool.size_of(address)}).ok());
@@ -535,7 +537,7 @@ Outcome MemoryPool<Source, Engine>::set_max(std::uint64_t max_bytes) noexcept {
 
 template <ChunkSource Source, PlacementEngine Engine>
 std::uint64_t MemoryPool<Source, Engine>::size_of(std::uint64_t address) noexcept {
-  const std::uint64_t offset = address - base_;
+  const std::uint64_t offset = source_.offset_of(address);
   if (!is_open_ || offset >= space_.size_bytes) return 0;
   const os::Lock lock(mutex_);
   return engine_.size_of(offset);

@@ -44,6 +44,7 @@ std::uint64_t length_for(const PoolSpace& space, std::uint64_t size_bytes,
 
 Outcome FixedEngine::open(const Options& options, const PoolSpace& space) noexcept {
   close();
+  if (options.align_bytes > space.align_bytes) return Status::bad_argument;
   const std::uint64_t lowest_bit = options.block_bytes & (~options.block_bytes + 1);
   const std::uint64_t align_bytes = options.align_bytes != 0 ? options.align_bytes : lowest_bit;
   const std::uint64_t block_bytes = placement::fixed_block_bytes(options.block_bytes, align_bytes);
@@ -194,7 +195,7 @@ Outcome RingEngine::open(const Options& options, const PoolSpace& space) noexcep
   close();
   const std::uint64_t chunks = chunks_in(space);
   if (options.blocks_max == 0 || options.blocks_max > (std::uint64_t{1} << 40) / chunks ||
-      !is_power_of_two(options.align_bytes)) {
+      !is_power_of_two(options.align_bytes) || options.align_bytes > space.align_bytes) {
     return Status::bad_argument;
   }
   const std::uint64_t entries_bytes = chunks * options.blocks_max * sizeof(RingEntry);

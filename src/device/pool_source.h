@@ -1,10 +1,11 @@
 // Where the memory of a pool comes from (namespace glebe::device): a source owns a space of offsets
 // [0, PoolSpace::size_bytes) and puts memory behind parts of it, the chunks, one after the other.
 //
-// The space is a range of addresses that is reserved at once, so an address is base() + offset for as long as
-// the pool lives, and a chunk that comes back somewhere is usable there. Two sources have no addresses: tiles
-// (a handle and an offset, for sparse arrays) and numbers (nothing at all: what is counted is the caller's).
-// A source keeps no account of what is taken; the pool does, and calls take() and give() one at a time.
+// The space of most sources is a range of addresses that is reserved at once, so an address is one sum for as
+// long as the pool lives. Where the driver says the addresses (async_source.h) the space is numbers only, and
+// the source knows the address of each chunk. Two sources have no addresses: tiles (a handle and an offset,
+// for sparse arrays) and numbers (nothing at all: what is counted is the caller's). A source keeps no account
+// of what is taken; the pool does, and calls take() and give() one at a time.
 #pragma once
 
 #include <concepts>
@@ -23,7 +24,7 @@ inline constexpr std::uint64_t kUnknownBytes = ~std::uint64_t{0};
 struct PoolSpace {
   std::uint64_t size_bytes = 0;   // a multiple of chunk_bytes
   std::uint64_t chunk_bytes = 0;  // chunks start at multiples of this
-  std::uint64_t align_bytes = 1;  // the base is a multiple of this power of two
+  std::uint64_t align_bytes = 1;  // offset 0 is at a multiple of this power of two
 };
 
 // Starts at a multiple of PoolSpace::chunk_bytes and is a multiple of granule_bytes() long.
@@ -32,12 +33,14 @@ struct PoolChunk {
   std::uint64_t size_bytes = 0;
 };
 
-// kGrainBytes: sizes of blocks are multiples of it. kHasAddresses: base() means something. kSpansChunks: a
-// chunk may be longer than PoolSpace::chunk_bytes. kIsCleared: clear() works; kClearsOnHost: and cannot fail.
+// kGrainBytes: sizes of blocks are multiples of it. kAlignMaxBytes: chunks that start at multiples of it in
+// the space do so in memory. kHasAddresses: address_of() is of memory. kSpansChunks: a chunk may be longer
+// than PoolSpace::chunk_bytes. kIsCleared: clear() works; kClearsOnHost: and cannot fail.
 template <class S>
 concept ChunkSource = requires(S source, const typename S::Options& options, const PoolSpace& space,
                                PoolChunk chunk) {
   { S::kGrainBytes } -> std::convertible_to<std::uint64_t>;
+  { S::kAlignMaxBytes } -> std::convertible_to<std::uint64_t>;
   { S::kHasAddresses } -> std::convertible_to<bool>;
   { S::kSpansChunks } -> std::convertible_to<bool>;
   { S::kIsCleared } -> std::convertible_to<bool>;
@@ -54,10 +57,14 @@ concept ChunkSource = requires(S source, const typename S::Options& options, con
   // False: the system or the driver refuses, and the chunk is there as before.
   { source.give(chunk) }
   noexcept->std::same_as<bool>;
-  // Sets a part of a chunk to zero, and is done with it when it returns.
+  // Sets a part of a chunk to zero before whoever gets it next uses it.
   { source.clear(chunk) }
   noexcept->std::same_as<Outcome>;
-  { source.base() }
+  // Where an offset in a chunk is, and which offset is at an address; at least PoolSpace::size_bytes: none
+  // of a chunk. Both while other chunks are taken and given.
+  { source.address_of(std::uint64_t{0}) }
+  noexcept->std::same_as<std::uint64_t>;
+  { source.offset_of(std::uint64_t{0}) }
   noexcept->std::same_as<std::uint64_t>;
   { source.granule_bytes() }
   noexcept->std::same_as<std::uint64_t>;
@@ -75,7 +82,7 @@ concept TiledSource = requires(const S& source) {
 class HostSource {
  public:
   struct Options {};
-  static constexpr std::uint64_t kGrainBytes = 1;
+  static constexpr std::uint64_t kGrainBytes = 1, kAlignMaxBytes = kUnknownBytes;
   static constexpr bool kHasAddresses = true, kSpansChunks = true, kIsCleared = true, kClearsOnHost = true;
 
   HostSource() noexcept = default;
@@ -88,11 +95,13 @@ class HostSource {
   Outcome take(PoolChunk chunk) noexcept;
   bool give(PoolChunk chunk) noexcept;
   Outcome clear(PoolChunk part) noexcept;
-  [[nodiscard]] std::uint64_t base() const noexcept { return reinterpret_cast<std::uintptr_t>(base_); }
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t offset) const noexcept { return base() + offset; }
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const noexcept { return address - base(); }
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return granule_bytes_; }
   [[nodiscard]] std::uint64_t free_bytes() const noexcept { return kUnknownBytes; }
 
  private:
+  [[nodiscard]] std::uint64_t base() const noexcept { return reinterpret_cast<std::uintptr_t>(base_); }
   [[nodiscard]] bool commit_page(std::uint64_t page) noexcept;
   void decommit_page(std::uint64_t page) noexcept;
 
@@ -108,7 +117,7 @@ class PinnedSource {
   struct Options {
     Gpu* gpu = nullptr;  // outlives the source
   };
-  static constexpr std::uint64_t kGrainBytes = 1;
+  static constexpr std::uint64_t kGrainBytes = 1, kAlignMaxBytes = kUnknownBytes;
   static constexpr bool kHasAddresses = true, kSpansChunks = true, kIsCleared = true, kClearsOnHost = true;
 
   PinnedSource() noexcept = default;
@@ -121,11 +130,13 @@ class PinnedSource {
   Outcome take(PoolChunk chunk) noexcept;
   bool give(PoolChunk chunk) noexcept;
   Outcome clear(PoolChunk part) noexcept;
-  [[nodiscard]] std::uint64_t base() const noexcept { return reinterpret_cast<std::uintptr_t>(base_); }
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t offset) const noexcept { return base() + offset; }
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const noexcept { return address - base(); }
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return page_bytes_; }
   [[nodiscard]] std::uint64_t free_bytes() const noexcept { return kUnknownBytes; }
 
  private:
+  [[nodiscard]] std::uint64_t base() const noexcept { return reinterpret_cast<std::uintptr_t>(base_); }
   Gpu* gpu_ = nullptr;
   std::byte* base_ = nullptr;
   std::uint64_t size_bytes_ = 0, page_bytes_ = 1;
@@ -137,7 +148,7 @@ class DeviceSource {
   struct Options {
     ChunkPool* chunks = nullptr;  // its chunk_bytes() is that of the pool; outlives the source
   };
-  static constexpr std::uint64_t kGrainBytes = 1;
+  static constexpr std::uint64_t kGrainBytes = 1, kAlignMaxBytes = kUnknownBytes;
   static constexpr bool kHasAddresses = true, kSpansChunks = true, kIsCleared = true, kClearsOnHost = false;
 
   DeviceSource() noexcept = default;
@@ -150,7 +161,8 @@ class DeviceSource {
   Outcome take(PoolChunk chunk) noexcept;
   bool give(PoolChunk chunk) noexcept;
   Outcome clear(PoolChunk part) noexcept;
-  [[nodiscard]] std::uint64_t base() const noexcept { return base_; }
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t offset) const noexcept { return base_ + offset; }
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const noexcept { return address - base_; }
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return handle_bytes_; }
   [[nodiscard]] std::uint64_t free_bytes() noexcept;
 
@@ -175,7 +187,7 @@ class TileSource {
   struct Options {
     ChunkPool* chunks = nullptr;  // opened with is_tile_pool; its chunk_bytes() is that of the pool
   };
-  static constexpr std::uint64_t kGrainBytes = kTileBytes;
+  static constexpr std::uint64_t kGrainBytes = kTileBytes, kAlignMaxBytes = kUnknownBytes;
   static constexpr bool kHasAddresses = false, kSpansChunks = false, kIsCleared = false,
                         kClearsOnHost = false;
 
@@ -194,7 +206,8 @@ class TileSource {
   Outcome take(PoolChunk chunk) noexcept;
   bool give(PoolChunk chunk) noexcept;
   Outcome clear(PoolChunk) noexcept { return Status::unsupported; }
-  [[nodiscard]] std::uint64_t base() const noexcept { return 0; }
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t offset) const noexcept { return offset; }
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const noexcept { return address; }
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return handle_bytes_; }
   [[nodiscard]] std::uint64_t free_bytes() noexcept;
 
@@ -214,7 +227,7 @@ class TileSource {
 class NumberSource {
  public:
   struct Options {};
-  static constexpr std::uint64_t kGrainBytes = 1;
+  static constexpr std::uint64_t kGrainBytes = 1, kAlignMaxBytes = kUnknownBytes;
   static constexpr bool kHasAddresses = false, kSpansChunks = true, kIsCleared = false, kClearsOnHost = false;
 
   Outcome open(const Options&, const PoolSpace&) noexcept { return {}; }
@@ -222,7 +235,8 @@ class NumberSource {
   Outcome take(PoolChunk) noexcept { return {}; }
   bool give(PoolChunk) noexcept { return true; }
   Outcome clear(PoolChunk) noexcept { return Status::unsupported; }
-  [[nodiscard]] std::uint64_t base() const noexcept { return 0; }
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t offset) const noexcept { return offset; }
+  [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const noexcept { return address; }
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return 1; }
   [[nodiscard]] std::uint64_t free_bytes() const noexcept { return kUnknownBytes; }
 };
