@@ -14,25 +14,6 @@ using glebe::kKiB;
 using glebe::kMiB;
 using torture::Random;
 
-// One step of training: on the way forward every layer computes something that is kept until the way back,
-// with a workspace that lives only meanwhile; on the way back one gradient makes the next.
-void train(Trace& trace, const std::vector<std::uint64_t>& layers, std::uint64_t batch) {
-  std::vector<std::uint32_t> kept;
-  for (const std::uint64_t layer : layers) {
-    const std::uint32_t workspace = trace.allocate(layer * batch / 2);
-    kept.push_back(trace.allocate(layer * batch));
-    trace.free(workspace);
-  }
-  std::uint32_t gradient = trace.allocate(layers.back() * batch);
-  for (std::size_t i = layers.size(); i-- > 0;) {
-    const std::uint32_t next = trace.allocate(layers[i] * batch);
-    trace.free(gradient);
-    trace.free(kept[i]);
-    gradient = next;
-  }
-  trace.free(gradient);
-}
-
 enum class Batches { growing, random };
 
 // A model of 60 parameter tensors, which stay, and of layers that keep so many bytes for each item of a
@@ -142,6 +123,23 @@ std::uint32_t Trace::allocate(std::uint64_t size_bytes) {
 void Trace::free(std::uint32_t block) {
   steps.push_back({block, 0});
   live_bytes -= sizes[block];
+}
+
+void train(Trace& trace, const std::vector<std::uint64_t>& layers, std::uint64_t batch) {
+  std::vector<std::uint32_t> kept;
+  for (const std::uint64_t layer : layers) {
+    const std::uint32_t workspace = trace.allocate(layer * batch / 2);
+    kept.push_back(trace.allocate(layer * batch));
+    trace.free(workspace);
+  }
+  std::uint32_t gradient = trace.allocate(layers.back() * batch);
+  for (std::size_t i = layers.size(); i-- > 0;) {
+    const std::uint32_t next = trace.allocate(layers[i] * batch);
+    trace.free(gradient);
+    trace.free(kept[i]);
+    gradient = next;
+  }
+  trace.free(gradient);
 }
 
 std::vector<Trace> make_traces(std::uint64_t seed, bool is_small) {

@@ -23,6 +23,11 @@ struct Trace {
   void free(std::uint32_t block);
 };
 
+// Appends one step of training: on the way forward every layer computes something that is kept until the way
+// back, with a workspace that lives only meanwhile; on the way back one gradient makes the next. `layers`:
+// the bytes that each keeps for one item of the batch; not empty.
+void train(Trace& trace, const std::vector<std::uint64_t>& layers, std::uint64_t batch);
+
 // The four traces that minimum memory is measured with. `is_small`: a few hundred steps of each, to see that
 // the code works.
 [[nodiscard]] std::vector<Trace> make_traces(std::uint64_t seed, bool is_small);

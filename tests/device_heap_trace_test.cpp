@@ -2,58 +2,20 @@
 // What would break: a placement that spreads blocks over more chunks, or chunks that do not move to where
 // they are needed. Nothing is timed, and the memory is never touched, so the machine may be larger than the
 // host.
+#include "bench/device_trace.h"
 #include "tests/heap_rig.h"
 #include "tests/random.h"
 
 namespace device_test {
 namespace {
 
-struct Step {
-  std::uint32_t block = 0;
-  std::uint64_t size_bytes = 0;  // 0: free
-};
-struct Trace {
-  std::vector<Step> steps;
-  std::uint32_t blocks = 0;
-  std::uint64_t live_bytes = 0, peak_bytes = 0;
-  std::vector<std::uint64_t> sizes;
-
-  std::uint32_t allocate(std::uint64_t size_bytes) {
-    steps.push_back({blocks, size_bytes});
-    sizes.push_back(size_bytes);
-    live_bytes += size_bytes;
-    if (live_bytes > peak_bytes) peak_bytes = live_bytes;
-    return blocks++;
-  }
-  void free(std::uint32_t block) {
-    steps.push_back({block, 0});
-    live_bytes -= sizes[block];
-  }
-};
+using device_bench::Step;
+using device_bench::Trace;
 
 std::uint64_t log_uniform(Random& random, std::uint64_t low, std::uint64_t high) {
   const unsigned doublings = glebe::log2_floor(high / low);
   const std::uint64_t base = low << random.below(doublings);
   return base + random.below(base);
-}
-
-// Forward and back through layers: what a layer computes is kept until the way back, and each has a piece of
-// memory for itself meanwhile.
-void train(Trace& trace, const std::vector<std::uint64_t>& layers, std::uint64_t batch) {
-  std::vector<std::uint32_t> kept;
-  for (const std::uint64_t layer : layers) {
-    const std::uint32_t work = trace.allocate(layer * batch / 2);
-    kept.push_back(trace.allocate(layer * batch));
-    trace.free(work);
-  }
-  std::uint32_t gradient = trace.allocate(layers.back() * batch);
-  for (std::size_t i = layers.size(); i-- > 0;) {
-    const std::uint32_t next = trace.allocate(layers[i] * batch);
-    trace.free(gradient);
-    trace.free(kept[i]);
-    gradient = next;
-  }
-  trace.free(gradient);
 }
 
 Trace batches(std::uint64_t seed, bool is_growing) {
@@ -91,7 +53,7 @@ bool completes(Gpu& gpu, const Trace& trace, std::uint64_t limit_bytes, DeviceHe
   options.reserve_bytes = 4 * kGiB;
   DeviceHeap heap;
   REQUIRE(heap.open(gpu, options).ok());
-  std::vector<cuda::DevicePointer> blocks(trace.blocks);
+  std::vector<cuda::DevicePointer> blocks(trace.sizes.size());
   bool is_complete = true;
   for (const Step& step : trace.steps) {
     cuda::DevicePointer& block = blocks[step.block];
