@@ -78,7 +78,9 @@ TEST_CASE("G18 96 MiB behind 24 of the device and 32 of the host: 100,000 access
   const std::uint64_t seed = test_seed();
   INFO("GLEBE_TEST_SEED=" << seed);
   PageFolder folder;
-  on_gpu(gpu_test::small(), [&](Rig& rig, Gpu& gpu) {
+  EmulatedGpu::Options machine = gpu_test::small();
+  machine.device_bytes = 24 * kMiB;
+  on_gpu(machine, [&](Rig& rig, Gpu& gpu) {
     HeapSize size;
     size.chunks = 48;
     size.resident = 12;
