@@ -3,6 +3,8 @@
 // and statistics that do not add up.
 #include "src/device/memory_pool.h"
 
+#include <deque>
+
 #include "tests/device_pool_rig.h"
 
 namespace device_test {
@@ -260,6 +262,69 @@ TEST_CASE("P10 P11 random blocks against a model, with every engine over memory 
   run_random<RingEngine>(seed, 6000);
   run_random<BinnedEngine>(seed, 6000);
   run_random<PassEngine>(seed, 2000);
+}
+
+// Blocks come and go in one order, twenty times; each has a byte of its own at both ends until it goes.
+enum class Pattern { sequential, first_in_first_out, last_in_first_out, random, bursty };
+
+template <class Engine>
+void run_pattern(Pattern pattern, std::uint64_t seed) {
+  constexpr std::uint64_t kChunk = 16 * kKiB, kMax = 32 * kChunk;
+  Random random(seed);
+  Expect expect;
+  MemoryPool<HostSource, Engine> pool;
+  REQUIRE(pool.open({.chunk_bytes = kChunk, .max_bytes = kMax}, {}, engine_options<Engine>(64)).ok());
+  std::deque<std::pair<std::uint64_t, std::uint64_t>> live;  // address and size, the oldest first
+  const auto mark_of = [](std::uint64_t address) { return static_cast<std::byte>(address / 64 * 37 + 11); };
+  const auto take = [&] {
+    const std::uint64_t size_bytes = 1 + random.below(2048);
+    std::uint64_t address = 0;
+    if (!expect(pool.allocate(size_bytes, 0, &address).ok())) return;
+    pointer(address)[0] = pointer(address)[size_bytes - 1] = mark_of(address);
+    live.emplace_back(address, size_bytes);
+  };
+  const auto give = [&](std::size_t at) {
+    const auto [address, size_bytes] = live[at];
+    expect(pointer(address)[0] == mark_of(address));
+    expect(pointer(address)[size_bytes - 1] == mark_of(address));
+    expect(pool.free(address).ok());
+    live.erase(live.begin() + static_cast<std::ptrdiff_t>(at));
+  };
+  for (int round = 0; round < 20; ++round) {
+    const std::size_t burst = pattern == Pattern::bursty ? 1 + random.below(20) : 20;
+    for (std::size_t i = 0; i < burst; ++i) {
+      take();
+      if (pattern == Pattern::sequential) give(0);
+    }
+    std::size_t kept = round == 19 ? 0 : pattern == Pattern::bursty ? random.below(4) : 5;
+    while (live.size() > kept) {
+      const bool is_newest = pattern == Pattern::last_in_first_out;
+      const bool is_any = pattern == Pattern::random || pattern == Pattern::bursty;
+      give(is_newest ? live.size() - 1 : is_any ? random.below(live.size()) : 0);
+    }
+    expect(pool.stats().live_blocks == live.size());
+    expect(pool.validate());
+  }
+  const PoolStats stats = pool.stats();
+  expect(stats.allocated == stats.freed && stats.live_bytes == 0);
+  expect(stats.hits + stats.misses == stats.requests && stats.failures == 0);
+  static_cast<void>(pool.trim(0));
+  expect(pool.stats().chunks == 0);
+  REQUIRE(expect.failed_line() == 0);
+}
+
+TEST_CASE("P11 blocks that go in every usual order, with every engine", "[device]") {
+  const std::uint64_t seed = test_seed();
+  INFO("GLEBE_TEST_SEED=" << seed);
+  for (const Pattern pattern : {Pattern::sequential, Pattern::first_in_first_out, Pattern::last_in_first_out,
+                                Pattern::random, Pattern::bursty}) {
+    INFO("pattern " << static_cast<int>(pattern));
+    run_pattern<FixedEngine>(pattern, seed);
+    run_pattern<HeapEngine>(pattern, seed);
+    run_pattern<RingEngine>(pattern, seed);
+    run_pattern<BinnedEngine>(pattern, seed);
+    run_pattern<PassEngine>(pattern, seed);
+  }
 }
 
 TEST_CASE("P13 D11 sizes that make no sense are refused and take no chunk", "[device]") {
