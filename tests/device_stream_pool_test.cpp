@@ -303,19 +303,27 @@ TEST_CASE("R11 thirty asynchronous frees in flight need memory for little more t
             [](Rig& rig, Gpu&, StreamPool& pool, ArenaSource& arena) {
               const cuda::Stream streams[2] = {rig.stream(), rig.stream()};
               const StreamRef refs[2] = {ref_of(pool, streams[0]), ref_of(pool, streams[1])};
-              std::vector<cuda::DevicePointer> flight;
+              const cuda::Event written = rig.event();
+              std::vector<std::pair<cuda::DevicePointer, unsigned>> flight;  // and who writes it
+              const auto free_in = [&](unsigned where, std::size_t at) {
+                const auto [address, home] = flight[at];
+                if (home != where) {
+                  REQUIRE(rig.driver.event_record(written, streams[home]) == Result::success);
+                  REQUIRE(rig.driver.stream_wait_event(streams[where], written, 0) == Result::success);
+                }
+                REQUIRE(pool.deallocate(address, refs[where]).ok());
+                flight.erase(flight.begin() + static_cast<std::ptrdiff_t>(at));
+              };
               for (unsigned i = 0; i < 1000; ++i) {
                 const cuda::DevicePointer address = get(pool, refs[i % 2], 64 * kKiB);
                 REQUIRE(rig.driver.memset_d32_async(address, i, 64, streams[i % 2]) == Result::success);
-                flight.push_back(address);
-                if (flight.size() < 30) continue;
-                REQUIRE(pool.deallocate(flight[i % 30], refs[(i + 1) % 2]).ok());
-                flight.erase(flight.begin() + i % 30);
+                flight.emplace_back(address, i % 2);
+                if (flight.size() >= 30) free_in((i + 1) % 2, i % 30);
               }
               CHECK(arena.peak_bytes() <= 32 * 64 * kKiB);
-              for (const cuda::DevicePointer address : flight)
-                REQUIRE(pool.deallocate(address, refs[0]).ok());
+              while (!flight.empty()) free_in(0, 0);
               REQUIRE(pool.synchronize().ok());
+              REQUIRE(rig.driver.event_destroy(written) == Result::success);
               CHECK(pool.stats().live_blocks == 0);
               for (const cuda::Stream stream : streams)
                 REQUIRE(rig.driver.stream_destroy(stream) == Result::success);
