@@ -56,11 +56,13 @@ void remember(Previous& to, const struct sigaction& met) noexcept {
   to.current.store(at + 1, std::memory_order_release);  // pairs with acquire in on_fault()
 }
 
-void on_fault(int number, siginfo_t* info, void*) noexcept {
+void on_fault(int number, siginfo_t* info, void* context) noexcept {
   Guard* guard = CurrentGuard::get();
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
   const bool is_fault = info->si_code > 0;  // not sent by kill(2)
   if (guard != nullptr && is_fault && address - guard->range.begin < guard->range.size_bytes) {
+    // The thread sanitizer blocks all signals around every handler, and the jump leaves the mask alone.
+    ::pthread_sigmask(SIG_SETMASK, &static_cast<const ucontext_t*>(context)->uc_sigmask, nullptr);
     siglongjmp(guard->back, 1);
   }
   // Somebody else's: their handler takes the place of ours, and the fault happens again. The next guard puts
@@ -81,7 +83,7 @@ void install() noexcept {
     const Lock hold(lock);
     struct sigaction ours = {};
     ours.sa_sigaction = on_fault;
-    // Not deferred: the jump out of the handler leaves the mask as it was.
+    // Not deferred: the handler may end by a jump.
     ours.sa_flags = SA_SIGINFO | SA_NODEFER;
     ::sigemptyset(&ours.sa_mask);
     ::sigaction(kSignals[i], nullptr, &now);
