@@ -249,7 +249,7 @@ TEST_CASE("X contract: the answers of a real GPU driver are compared where there
   const bool is_real = real_driver().support == Support::present;
   if (!is_real) WARN("the contract was compared with the emulated driver only: " << text.c_str());
   // The table says where its rows come from: none from a device so far.
-  for (unsigned i = 0; i <= static_cast<unsigned>(Probe::attribute_foreign); ++i) {
+  for (unsigned i = 0; i <= static_cast<unsigned>(Probe::copy_box_null); ++i) {
     const ProbeRow& row = row_of(static_cast<Probe>(i));
     INFO(row.name);
     CHECK((row.source != Source::recorded || kRecordedFrom[0] != '\0'));

@@ -150,6 +150,7 @@ void on_emulator(const EmulatedGpu::Options& options, EmulatedBody body) {
   CHECK(usage.streams == 0);
   CHECK(usage.events == 0);
   CHECK(usage.modules == 0);
+  CHECK(usage.arrays == 0);
   CHECK(usage.host_ranges == 0);
   CHECK(usage.pools == 0);
   CHECK(usage.waiting_operations == 0);

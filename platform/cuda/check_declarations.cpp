@@ -45,6 +45,30 @@ struct Theirs<PoolProperties> {
   using Type = CUmemPoolProps;
 };
 template <>
+struct Theirs<Array> {
+  using Type = CUarray;
+};
+template <>
+struct Theirs<MipmappedArray> {
+  using Type = CUmipmappedArray;
+};
+template <>
+struct Theirs<ArrayDescription> {
+  using Type = CUDA_ARRAY3D_DESCRIPTOR;
+};
+template <>
+struct Theirs<SparseProperties> {
+  using Type = CUDA_ARRAY_SPARSE_PROPERTIES;
+};
+template <>
+struct Theirs<ArrayMapInfo> {
+  using Type = CUarrayMapInfo;
+};
+template <>
+struct Theirs<Copy3D> {
+  using Type = CUDA_MEMCPY3D;
+};
+template <>
 struct Theirs<PoolAttribute> {
   using Type = CUmemPool_attribute;
 };
@@ -149,6 +173,68 @@ static_assert(offsetof(PoolProperties, win32_security_attributes) ==
 static_assert(offsetof(PoolProperties, max_bytes) == offsetof(CUmemPoolProps, maxSize));
 static_assert(offsetof(PoolProperties, usage) == offsetof(CUmemPoolProps, usage));
 static_assert(offsetof(PoolProperties, reserved) == offsetof(CUmemPoolProps, reserved));
+#define SAME_PLACE(ours, field, theirs, their_field) \
+  static_assert(offsetof(ours, field) == offsetof(theirs, their_field), #their_field)
+SAME_PLACE(ArrayDescription, width, CUDA_ARRAY3D_DESCRIPTOR, Width);
+SAME_PLACE(ArrayDescription, height, CUDA_ARRAY3D_DESCRIPTOR, Height);
+SAME_PLACE(ArrayDescription, depth, CUDA_ARRAY3D_DESCRIPTOR, Depth);
+SAME_PLACE(ArrayDescription, format, CUDA_ARRAY3D_DESCRIPTOR, Format);
+SAME_PLACE(ArrayDescription, channels, CUDA_ARRAY3D_DESCRIPTOR, NumChannels);
+SAME_PLACE(ArrayDescription, flags, CUDA_ARRAY3D_DESCRIPTOR, Flags);
+SAME_PLACE(SparseProperties, tile.width, CUDA_ARRAY_SPARSE_PROPERTIES, tileExtent.width);
+SAME_PLACE(SparseProperties, tile.height, CUDA_ARRAY_SPARSE_PROPERTIES, tileExtent.height);
+SAME_PLACE(SparseProperties, tile.depth, CUDA_ARRAY_SPARSE_PROPERTIES, tileExtent.depth);
+SAME_PLACE(SparseProperties, tail_first_level, CUDA_ARRAY_SPARSE_PROPERTIES, miptailFirstLevel);
+SAME_PLACE(SparseProperties, tail_bytes, CUDA_ARRAY_SPARSE_PROPERTIES, miptailSize);
+SAME_PLACE(SparseProperties, flags, CUDA_ARRAY_SPARSE_PROPERTIES, flags);
+SAME_PLACE(SparseProperties, reserved, CUDA_ARRAY_SPARSE_PROPERTIES, reserved);
+SAME_PLACE(ArrayMapInfo, resource_type, CUarrayMapInfo, resourceType);
+SAME_PLACE(ArrayMapInfo, resource.mipmap, CUarrayMapInfo, resource.mipmap);
+SAME_PLACE(ArrayMapInfo, resource.array, CUarrayMapInfo, resource.array);
+SAME_PLACE(ArrayMapInfo, subresource_type, CUarrayMapInfo, subresourceType);
+SAME_PLACE(ArrayMapInfo, part.level.level, CUarrayMapInfo, subresource.sparseLevel.level);
+SAME_PLACE(ArrayMapInfo, part.level.layer, CUarrayMapInfo, subresource.sparseLevel.layer);
+SAME_PLACE(ArrayMapInfo, part.level.x, CUarrayMapInfo, subresource.sparseLevel.offsetX);
+SAME_PLACE(ArrayMapInfo, part.level.y, CUarrayMapInfo, subresource.sparseLevel.offsetY);
+SAME_PLACE(ArrayMapInfo, part.level.z, CUarrayMapInfo, subresource.sparseLevel.offsetZ);
+SAME_PLACE(ArrayMapInfo, part.level.width, CUarrayMapInfo, subresource.sparseLevel.extentWidth);
+SAME_PLACE(ArrayMapInfo, part.level.height, CUarrayMapInfo, subresource.sparseLevel.extentHeight);
+SAME_PLACE(ArrayMapInfo, part.level.depth, CUarrayMapInfo, subresource.sparseLevel.extentDepth);
+SAME_PLACE(ArrayMapInfo, part.tail.layer, CUarrayMapInfo, subresource.miptail.layer);
+SAME_PLACE(ArrayMapInfo, part.tail.offset_bytes, CUarrayMapInfo, subresource.miptail.offset);
+SAME_PLACE(ArrayMapInfo, part.tail.size_bytes, CUarrayMapInfo, subresource.miptail.size);
+SAME_PLACE(ArrayMapInfo, operation, CUarrayMapInfo, memOperationType);
+SAME_PLACE(ArrayMapInfo, handle_type, CUarrayMapInfo, memHandleType);
+SAME_PLACE(ArrayMapInfo, handle, CUarrayMapInfo, memHandle.memHandle);
+SAME_PLACE(ArrayMapInfo, offset_bytes, CUarrayMapInfo, offset);
+SAME_PLACE(ArrayMapInfo, device_mask, CUarrayMapInfo, deviceBitMask);
+SAME_PLACE(ArrayMapInfo, flags, CUarrayMapInfo, flags);
+SAME_PLACE(ArrayMapInfo, reserved, CUarrayMapInfo, reserved);
+SAME_PLACE(Copy3D, from.x_bytes, CUDA_MEMCPY3D, srcXInBytes);
+SAME_PLACE(Copy3D, from.y, CUDA_MEMCPY3D, srcY);
+SAME_PLACE(Copy3D, from.z, CUDA_MEMCPY3D, srcZ);
+SAME_PLACE(Copy3D, from.level, CUDA_MEMCPY3D, srcLOD);
+SAME_PLACE(Copy3D, from.type, CUDA_MEMCPY3D, srcMemoryType);
+SAME_PLACE(Copy3D, from.host, CUDA_MEMCPY3D, srcHost);
+SAME_PLACE(Copy3D, from.device, CUDA_MEMCPY3D, srcDevice);
+SAME_PLACE(Copy3D, from.array, CUDA_MEMCPY3D, srcArray);
+SAME_PLACE(Copy3D, from.pitch_bytes, CUDA_MEMCPY3D, srcPitch);
+SAME_PLACE(Copy3D, from.height, CUDA_MEMCPY3D, srcHeight);
+SAME_PLACE(Copy3D, to.x_bytes, CUDA_MEMCPY3D, dstXInBytes);
+SAME_PLACE(Copy3D, to.y, CUDA_MEMCPY3D, dstY);
+SAME_PLACE(Copy3D, to.z, CUDA_MEMCPY3D, dstZ);
+SAME_PLACE(Copy3D, to.level, CUDA_MEMCPY3D, dstLOD);
+SAME_PLACE(Copy3D, to.type, CUDA_MEMCPY3D, dstMemoryType);
+SAME_PLACE(Copy3D, to.host, CUDA_MEMCPY3D, dstHost);
+SAME_PLACE(Copy3D, to.device, CUDA_MEMCPY3D, dstDevice);
+SAME_PLACE(Copy3D, to.array, CUDA_MEMCPY3D, dstArray);
+SAME_PLACE(Copy3D, to.pitch_bytes, CUDA_MEMCPY3D, dstPitch);
+SAME_PLACE(Copy3D, to.height, CUDA_MEMCPY3D, dstHeight);
+SAME_PLACE(Copy3D, from.reserved, CUDA_MEMCPY3D, reserved0);
+SAME_PLACE(Copy3D, to.reserved, CUDA_MEMCPY3D, reserved1);
+SAME_PLACE(Copy3D, width_bytes, CUDA_MEMCPY3D, WidthInBytes);
+SAME_PLACE(Copy3D, height, CUDA_MEMCPY3D, Height);
+SAME_PLACE(Copy3D, depth, CUDA_MEMCPY3D, Depth);
 static_assert(sizeof(SymbolStatus) == sizeof(CUdriverProcAddressQueryResult));
 
 template <class Ours, class Other>
@@ -206,6 +292,7 @@ SAME_ATTRIBUTE(generic_compression_supported, GENERIC_COMPRESSION_SUPPORTED);
 SAME_ATTRIBUTE(gpu_direct_rdma_with_cuda_vmm_supported, GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
 SAME_ATTRIBUTE(sparse_cuda_array_supported, SPARSE_CUDA_ARRAY_SUPPORTED);
 SAME_ATTRIBUTE(memory_pools_supported, MEMORY_POOLS_SUPPORTED);
+SAME_ATTRIBUTE(deferred_mapping_cuda_array_supported, DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED);
 SAME_ATTRIBUTE(can_use_64_bit_stream_mem_ops, CAN_USE_64_BIT_STREAM_MEM_OPS);
 SAME_ATTRIBUTE(handle_type_fabric_supported, HANDLE_TYPE_FABRIC_SUPPORTED);
 SAME_ATTRIBUTE(multicast_supported, MULTICAST_SUPPORTED);
@@ -237,6 +324,25 @@ SAME(PoolAttribute::reserved_mem_current, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
 SAME(PoolAttribute::reserved_mem_high, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH);
 SAME(PoolAttribute::used_mem_current, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
 SAME(PoolAttribute::used_mem_high, CU_MEMPOOL_ATTR_USED_MEM_HIGH);
+SAME(ArrayFormat::unsigned8, CU_AD_FORMAT_UNSIGNED_INT8);
+SAME(ArrayFormat::unsigned16, CU_AD_FORMAT_UNSIGNED_INT16);
+SAME(ArrayFormat::unsigned32, CU_AD_FORMAT_UNSIGNED_INT32);
+SAME(ArrayFormat::signed8, CU_AD_FORMAT_SIGNED_INT8);
+SAME(ArrayFormat::signed16, CU_AD_FORMAT_SIGNED_INT16);
+SAME(ArrayFormat::signed32, CU_AD_FORMAT_SIGNED_INT32);
+SAME(ArrayFormat::float16, CU_AD_FORMAT_HALF);
+SAME(ArrayFormat::float32, CU_AD_FORMAT_FLOAT);
+SAME(kArrayLayered, CUDA_ARRAY3D_LAYERED);
+SAME(kArraySparse, CUDA_ARRAY3D_SPARSE);
+SAME(kArrayDeferredMapping, CUDA_ARRAY3D_DEFERRED_MAPPING);
+SAME(kSingleMipTail, CU_ARRAY_SPARSE_PROPERTIES_SINGLE_MIPTAIL);
+SAME(ResourceType::array, CU_RESOURCE_TYPE_ARRAY);
+SAME(ResourceType::mipmapped_array, CU_RESOURCE_TYPE_MIPMAPPED_ARRAY);
+SAME(SubresourceType::sparse_level, CU_ARRAY_SPARSE_SUBRESOURCE_TYPE_SPARSE_LEVEL);
+SAME(SubresourceType::mip_tail, CU_ARRAY_SPARSE_SUBRESOURCE_TYPE_MIPTAIL);
+SAME(MemoryOperation::map, CU_MEM_OPERATION_TYPE_MAP);
+SAME(MemoryOperation::unmap, CU_MEM_OPERATION_TYPE_UNMAP);
+SAME(MemoryHandleType::generic, CU_MEM_HANDLE_TYPE_GENERIC);
 SAME(CaptureStatus::none, CU_STREAM_CAPTURE_STATUS_NONE);
 SAME(CaptureStatus::active, CU_STREAM_CAPTURE_STATUS_ACTIVE);
 SAME(CaptureStatus::invalidated, CU_STREAM_CAPTURE_STATUS_INVALIDATED);

@@ -50,6 +50,8 @@ using Event = struct EventObject*;
 using Module = struct ModuleObject*;
 using Function = struct FunctionObject*;
 using MemoryPool = struct MemoryPoolObject*;
+using Array = struct ArrayObject*;
+using MipmappedArray = struct MipmappedArrayObject*;
 using HostFunction = void (*)(void* user_data);
 
 // Streams that nobody creates: the one that joins all others, and the one of the calling thread.
@@ -77,6 +79,7 @@ enum class DeviceAttribute : int {
   gpu_direct_rdma_with_cuda_vmm_supported = 110,
   sparse_cuda_array_supported = 112,
   memory_pools_supported = 115,
+  deferred_mapping_cuda_array_supported = 121,
   can_use_64_bit_stream_mem_ops = 122,
   handle_type_fabric_supported = 128,
   multicast_supported = 132,
@@ -159,6 +162,85 @@ enum class CaptureStatus : int { none = 0, active = 1, invalidated = 2 };
 // What the calling thread may do while streams are captured into graphs: with any other mode than relaxed a
 // call that is unsafe then (one that makes memory, one that asks an event) is refused and spoils the capture.
 enum class CaptureMode : int { global = 0, thread_local_only = 1, relaxed = 2 };
+
+// Arrays: textures in an order of the device's own. Of a sparse one memory is put behind tiles of 64 KiB, and
+// behind the mip tail, which holds the levels that are smaller than a tile.
+enum class ArrayFormat : int {
+  unsigned8 = 0x01,
+  unsigned16 = 0x02,
+  unsigned32 = 0x03,
+  signed8 = 0x08,
+  signed16 = 0x09,
+  signed32 = 0x0a,
+  float16 = 0x10,
+  float32 = 0x20,
+};
+enum ArrayFlags : unsigned { kArrayLayered = 0x01, kArraySparse = 0x40, kArrayDeferredMapping = 0x80 };
+struct ArrayDescription {
+  std::size_t width, height, depth;  // elements; depth: layers of a layered array, 0: a 2D array
+  ArrayFormat format;
+  unsigned channels;  // 1, 2 or 4
+  unsigned flags;
+};
+
+inline constexpr unsigned kSingleMipTail = 1;  // SparseProperties::flags: one tail for all layers
+struct SparseProperties {
+  struct {
+    unsigned width, height, depth;  // elements of a tile
+  } tile;
+  unsigned tail_first_level;
+  unsigned long long tail_bytes;  // of a layer, or of all with kSingleMipTail
+  unsigned flags;
+  unsigned reserved[4];
+};
+
+enum class ResourceType : int { array = 0, mipmapped_array = 1 };
+enum class SubresourceType : int { sparse_level = 0, mip_tail = 1 };
+enum class MemoryOperation : int { map = 1, unmap = 2 };
+enum class MemoryHandleType : int { generic = 0 };
+// Puts a part of a tile pool behind a part of a sparse array, or takes what is there away.
+struct ArrayMapInfo {
+  ResourceType resource_type;
+  union {
+    MipmappedArray mipmap;
+    Array array;
+  } resource;
+  SubresourceType subresource_type;
+  union {
+    struct {
+      unsigned level, layer;
+      unsigned x, y, z;               // elements; multiples of the tile
+      unsigned width, height, depth;  // elements; multiples of the tile
+    } level;
+    struct {
+      unsigned layer;
+      unsigned long long offset_bytes, size_bytes;  // in the tail; multiples of a tile's bytes
+    } tail;
+  } part;
+  MemoryOperation operation;
+  MemoryHandleType handle_type;
+  MemoryHandle handle;              // of a tile pool; 0 to unmap
+  unsigned long long offset_bytes;  // in the tile pool; a multiple of a tile's bytes
+  unsigned device_mask;             // one bit, that of the stream's device
+  unsigned flags;
+  unsigned reserved[2];
+};
+
+// One side of a copy of boxes: rows of bytes in linear memory, or elements of an array.
+struct Copy3DSide {
+  std::size_t x_bytes, y, z;  // where it starts
+  std::size_t level;          // must be 0: a level is an array of its own
+  MemoryType type;
+  const void* host;
+  DevicePointer device;
+  Array array;
+  void* reserved;
+  std::size_t pitch_bytes, height;  // of linear memory: from row to row, rows from slice to slice
+};
+struct Copy3D {
+  Copy3DSide from, to;
+  std::size_t width_bytes, height, depth;
+};
 
 enum WriteValueFlags : unsigned { kWriteValueDefault = 0, kWriteValueNoMemoryBarrier = 1 };
 

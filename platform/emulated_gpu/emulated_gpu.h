@@ -6,9 +6,9 @@
 // it touches device memory; fresh memory holds a pattern; copies check their operands when they are called
 // and move bytes when their turn in the stream comes; a kernel that touches what is not mapped makes the
 // context answer ILLEGAL_ADDRESS from then on; wrong calls get the driver's codes. What is not: speed, and
-// anything about peers, graphs and arrays (their attributes say "not supported"). Memory of a pool is the
-// device's from where its allocation stands in a stream to where its free stands: a stream that uses it
-// earlier or later, which a device may forgive, faults.
+// anything about peers and graphs (their attributes say "not supported"), and of arrays all but sparse ones
+// (arrays.h). Memory of a pool is the device's from where its allocation stands in a stream to where its free
+// stands: a stream that uses it earlier or later, which a device may forgive, faults.
 //
 // Several can be open at once, each with memory, streams and errors of its own. Nothing here calls malloc.
 // All calls of the table are thread-safe; open(), close() and the functions below it are not, except usage().
@@ -85,6 +85,7 @@ class EmulatedGpu {
     std::uint64_t seed = 1;     // of the adversarial order and of the pattern in fresh memory
     bool has_host_numa = true;  // whether physical memory of the host can be mapped
     bool has_memory_pools = true;
+    bool has_sparse_arrays = true;
     bool is_poisoned = true;  // fresh physical memory holds a pattern; otherwise it is zero
     std::span<const EmulatedKernel> kernels = {};  // outlive the emulator; at most kKernelsMax
   };
@@ -107,7 +108,7 @@ class EmulatedGpu {
   struct Usage {
     std::uint64_t reservations, mappings, handles;  // ranges of addresses; mapped ranges; physical memory
     std::uint64_t device_bytes, host_bytes;         // physical memory by location, with cuMemAlloc and pinned
-    std::uint64_t streams, events, modules, host_ranges;
+    std::uint64_t streams, events, modules, arrays, host_ranges;
     std::uint64_t pools;               // that somebody made, with those that wait for their last memory
     std::uint64_t waiting_operations;  // queued, not done
     std::uint64_t total_creates;       // physical memory created since open()

@@ -19,6 +19,7 @@ constexpr std::uint32_t kHostRangesMax = 1u << 16;
 constexpr std::uint32_t kModulesMax = 1024;
 constexpr std::uint32_t kPoolsMax = 1024;
 constexpr std::uint32_t kPoolBlocksMax = 1u << 14;
+constexpr std::uint32_t kArraysMax = 4096;
 constexpr std::size_t kThreadsMax = 4096;  // with a current context, at once or one after the other
 constexpr int kVersion = 13000;            // of the driver that is emulated
 
@@ -78,7 +79,8 @@ bool Machine::open(const Options& options) noexcept {
     return false;
   }
   if (!addresses_.open(options.address_bytes, &physical_)) return false;
-  if (!threads_.open(kThreadsMax) || !host_ranges_.open(kHostRangesMax) || !modules_.open(kModulesMax)) {
+  if (!threads_.open(kThreadsMax) || !host_ranges_.open(kHostRangesMax) || !modules_.open(kModulesMax) ||
+      !arrays_.open(kArraysMax)) {
     return false;
   }
   if (!pools_.open(kPoolsMax) || !pool_blocks_.open(kPoolBlocksMax)) return false;
@@ -98,6 +100,8 @@ void Machine::close() noexcept {
     if (range == nullptr || range->mapped_bytes == 0) continue;
     os::release(reinterpret_cast<void*>(range->base), range->mapped_bytes);
   }
+  end_arrays();
+  arrays_.close();
   host_ranges_.close();
   modules_.close();
   pools_.close();
@@ -154,6 +158,7 @@ EmulatedGpu::Usage Machine::usage() noexcept {
   usage.streams = queues_.streams();
   usage.events = queues_.events();
   usage.modules = modules_.live();
+  usage.arrays = arrays_.live();
   usage.host_ranges = host_ranges_.live();
   usage.pools = pools_.live() - 1;
   usage.waiting_operations = queues_.waiting();
@@ -229,7 +234,9 @@ int Machine::attribute(DeviceAttribute attribute) const noexcept {
       return options_.has_host_numa ? 1 : 0;
     case DeviceAttribute::memory_pools_supported:
       return options_.has_memory_pools ? 1 : 0;
-    default:  // what is not emulated: compression, managed memory, arrays, fabric, multicast
+    case DeviceAttribute::sparse_cuda_array_supported:
+      return options_.has_sparse_arrays ? 1 : 0;
+    default:  // what is not emulated: compression, managed memory, other arrays, fabric, multicast
       return 0;
   }
 }
@@ -258,8 +265,8 @@ Result Machine::primary_ctx_retain(Context* context, Device device) noexcept {
   return Result::success;
 }
 
-// The last one ends the context with its streams, events, modules and its error. Virtual memory does not
-// belong to a context and stays: that is our assumption until it is recorded from a device.
+// The last one ends the context with its streams, events, modules, arrays and its error. Virtual memory does
+// not belong to a context and stays: that is our assumption until it is recorded from a device.
 Result Machine::primary_ctx_release(Device device) noexcept {
   if (device != 0) return Result::invalid_device;
   const Lock hold(lock_);
@@ -270,6 +277,7 @@ Result Machine::primary_ctx_release(Device device) noexcept {
     cuda::ModuleObject* module = modules_.find(i);
     if (module != nullptr) modules_.give_back(module);
   }
+  end_arrays();
   return Result::success;
 }
 

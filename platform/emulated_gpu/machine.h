@@ -12,6 +12,7 @@
 
 #include "platform/cuda/driver.h"
 #include "platform/emulated_gpu/address_space.h"
+#include "platform/emulated_gpu/arrays.h"
 #include "platform/emulated_gpu/emulated_gpu.h"
 #include "platform/emulated_gpu/physical.h"
 #include "platform/emulated_gpu/queues.h"
@@ -114,6 +115,12 @@ class Machine {
   using MemoryPool = cuda::MemoryPool;
   using PoolAttribute = cuda::PoolAttribute;
   using PoolProperties = cuda::PoolProperties;
+  using Array = cuda::Array;
+  using MipmappedArray = cuda::MipmappedArray;
+  using ArrayDescription = cuda::ArrayDescription;
+  using SparseProperties = cuda::SparseProperties;
+  using ArrayMapInfo = cuda::ArrayMapInfo;
+  using Copy3D = cuda::Copy3D;
 #define GPU_CALL(name, symbol, version, ...) EntryFunction<__VA_ARGS__>::Type name;
 #include "platform/cuda/driver.def"
 #undef GPU_CALL
@@ -168,6 +175,19 @@ class Machine {
                                   PoolBlock** taken) noexcept;
   [[nodiscard]] Result queue_access(PoolBlock* block, bool is_given, cuda::StreamObject* stream) noexcept;
   [[nodiscard]] Result free_pooled(PoolBlock* block) noexcept;
+  // Sparse arrays. Level count 0: an array without levels.
+  [[nodiscard]] Result make_array(const ArrayDescription* wanted, unsigned levels,
+                                  cuda::MipmappedArrayObject** made) noexcept;
+  void end_arrays() noexcept;
+  [[nodiscard]] Result end_array(cuda::MipmappedArrayObject* array) noexcept;
+  [[nodiscard]] cuda::ArrayObject* find_array(Array handle) noexcept;
+  [[nodiscard]] cuda::MipmappedArrayObject* find_mipmapped(MipmappedArray handle) noexcept;
+  [[nodiscard]] Result find_target(const ArrayMapInfo& info, cuda::MipmappedArrayObject** array) noexcept;
+  [[nodiscard]] Result check(const ArrayMapInfo& info, ArrayMapping* mapping) noexcept;
+  [[nodiscard]] Result check(const Copy3D& copy, ArrayCopy* box, bool* is_pageable_side) noexcept;
+  [[nodiscard]] Result find_rows(const cuda::Copy3DSide& linear, ArrayCopy* box,
+                                 bool* is_pageable_side) noexcept;
+  [[nodiscard]] Result queue_box(const Copy3D* copy, cuda::StreamObject* stream) noexcept;
 
   Mutex lock_;
   Options options_;
@@ -184,6 +204,7 @@ class Machine {
   Store<cuda::MemoryPoolObject> pools_;
   Store<PoolBlock> pool_blocks_;
   MemoryPool default_pool_ = nullptr;
+  Store<cuda::MipmappedArrayObject> arrays_;
 };
 
 }  // namespace glebe::os::emulated

@@ -45,8 +45,10 @@ bool PhysicalMemory::open(const Options& options) noexcept {
 
 void PhysicalMemory::close() noexcept {
   for (std::uint32_t i = 0; i < pieces_.used(); ++i) {
-    const Piece* piece = pieces_.find(i);
-    if (piece != nullptr && piece->file >= 0) ::close(piece->file);
+    Piece* piece = pieces_.find(i);
+    if (piece == nullptr) continue;
+    close_view(piece);
+    if (piece->file >= 0) ::close(piece->file);
   }
   pieces_.close();
   tags_.close();
@@ -96,6 +98,19 @@ bool PhysicalMemory::poison(const Piece& piece) noexcept {
   return unmap_call(words, piece.size_bytes) == 0;
 }
 
+std::byte* PhysicalMemory::view(Piece* piece) noexcept {
+  if (piece->view != nullptr) return piece->view;
+  const long view = map_call(
+      {nullptr, piece->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_of(piece), piece->file_offset});
+  if (!is_failure(view)) piece->view = reinterpret_cast<std::byte*>(view);
+  return piece->view;
+}
+
+void PhysicalMemory::close_view(Piece* piece) noexcept {
+  if (piece->view != nullptr) CHECK(unmap_call(piece->view, piece->size_bytes) == 0);
+  piece->view = nullptr;
+}
+
 cuda::Result PhysicalMemory::create(const cuda::AllocationProperties& properties, std::size_t size_bytes,
                                     Piece** made) noexcept {
   const cuda::LocationType type = properties.location.type;
@@ -135,6 +150,7 @@ void PhysicalMemory::drop_mapping(Piece* piece) noexcept {
 
 void PhysicalMemory::drop_unused(Piece* piece) noexcept {
   if (piece->handles != 0 || piece->mappings != 0) return;
+  close_view(piece);
   if (piece->file >= 0) {
     ::close(piece->file);
   } else {

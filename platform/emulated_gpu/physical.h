@@ -20,6 +20,7 @@ struct Piece {
   std::size_t size_bytes;
   std::int64_t file_offset;
   int file;                  // of its own, or -1
+  std::byte* view;           // of a tile pool: where the process sees it, or nullptr
   std::uint32_t first_unit;  // in the common file
   std::uint32_t handles, mappings;
   bool is_counted;  // in the account of its location
@@ -55,6 +56,9 @@ class PhysicalMemory {
     return piece->file >= 0 ? piece->file : file_;
   }
 
+  // Where the process sees a piece, for as long as it lives; nullptr: the system refuses.
+  [[nodiscard]] std::byte* view(Piece* piece) noexcept;
+
   // Takes bytes of a location's account; false: above the capacity.
   [[nodiscard]] bool charge(cuda::LocationType type, std::size_t size_bytes) noexcept;
   void discharge(cuda::LocationType type, std::size_t size_bytes) noexcept;
@@ -70,6 +74,7 @@ class PhysicalMemory {
   [[nodiscard]] bool place(Piece& piece) noexcept;
   [[nodiscard]] bool poison(const Piece& piece) noexcept;
   void drop_unused(Piece* piece) noexcept;
+  void close_view(Piece* piece) noexcept;
 
   Store<Piece> pieces_;
   Table<placement::Tag> tags_;

@@ -55,7 +55,11 @@ void touch_memory(void* argument) noexcept {
       operation.call.parameters = operation.parameters;
       operation.kernel->run(operation.call);
       return;
+    case Operation::Kind::copy_box:
+      copy_box(operation.box);
+      return;
     case Operation::Kind::host_function:
+    case Operation::Kind::map_array:
     case Operation::Kind::record:
     case Operation::Kind::wait:
     case Operation::Kind::protect:
@@ -250,6 +254,7 @@ void Queues::run_next(StreamObject* stream) noexcept {
 
 bool Queues::execute(Operation& operation) noexcept {
   switch (operation.kind) {
+    case Operation::Kind::map_array:  // finish() does it, under the lock
     case Operation::Kind::record:
     case Operation::Kind::wait:
       return true;
@@ -274,6 +279,7 @@ void Queues::finish(Operation* operation) noexcept {
       event->reached_ns = clock_fine_ns();
     }
   }
+  if (operation->kind == Operation::Kind::map_array) apply(operation->mapping);
   drop(operation);
 }
 
@@ -286,6 +292,7 @@ void Queues::drop(Operation* operation) noexcept {
     --event->waiting;
     if (event->is_destroyed && event->waiting == 0) events_.give_back(event);
   }
+  if (operation->kind == Operation::Kind::map_array) give_up(operation->mapping);
   if (operation->staging != nullptr) staging_.give_back(operation->staging);
   operations_.give_back(operation);
   if (schedule_ != GpuSchedule::threaded && stream->is_destroyed && stream->waiting.is_empty()) {

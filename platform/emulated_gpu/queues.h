@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "platform/cuda/types.h"
+#include "platform/emulated_gpu/arrays.h"
 #include "platform/emulated_gpu/emulated_gpu.h"
 #include "platform/emulated_gpu/faults.h"
 #include "platform/emulated_gpu/store.h"
@@ -73,6 +74,8 @@ struct Operation : ListNode<> {
     write32,
     write64,
     host_function,
+    copy_box,
+    map_array,
     kernel,
     record,
     wait,
@@ -95,6 +98,8 @@ struct Operation : ListNode<> {
   const EmulatedKernel* kernel;
   KernelCall call;
   Staging* staging;
+  ArrayCopy box;
+  ArrayMapping mapping;
   std::byte parameters[kParameterBytes];
 };
 
