@@ -13,7 +13,7 @@ using cuda::MipmappedArrayObject;
 
 namespace {
 
-// As an H200 tells by its attributes (MAXIMUM_TEXTURE2D_MIPMAPPED_WIDTH and its like).
+// Assumed: a device tells its own by attributes (MAXIMUM_TEXTURE2D_MIPMAPPED_WIDTH and its like).
 constexpr std::size_t kWidthMax = 131072, kHeightMax = 65536, kMipmappedMax = 32768, kLayersMax = 2048;
 
 unsigned element_bytes_of(const cuda::ArrayDescription& wanted) noexcept {

@@ -130,6 +130,7 @@ Outcome Gpu::ask_facts() noexcept {
   const int node = attribute(cuda::DeviceAttribute::host_numa_id);
   facts_.host_node = node > 0 ? node : 0;
   facts_.has_write_value = attribute(cuda::DeviceAttribute::can_use_64_bit_stream_mem_ops) != 0;
+  facts_.has_sparse_arrays = attribute(cuda::DeviceAttribute::sparse_cuda_array_supported) != 0;
   facts_.has_shareable_handles =
       attribute(cuda::DeviceAttribute::handle_type_posix_file_descriptor_supported) != 0;
   if (attribute(cuda::DeviceAttribute::host_numa_virtual_memory_management_supported) != 0) {

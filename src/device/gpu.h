@@ -69,6 +69,7 @@ struct GpuFacts {
   std::size_t host_granule_bytes = 0;  // the same for memory of the host; 0: cannot be mapped on the device
   int host_node = 0;                   // NUMA node next to the device
   bool has_write_value = false;        // a stream can write 64-bit words that the host polls
+  bool has_sparse_arrays = false;      // textures of which only some tiles have memory
   bool has_shareable_handles = false;  // physical memory can be handed to another process as a descriptor
 };
 

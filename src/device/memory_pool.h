@@ -72,6 +72,12 @@ class MemoryPool {
     tiles.place_of(0);
   };
 
+  // Where the tile at an address is that the caller has: its handle, and the offset in it. Thread-safe.
+  [[nodiscard]] auto place_of(std::uint64_t address) const noexcept requires requires(const Source& tiles) {
+    tiles.place_of(0);
+  }
+  { return source_.place_of(address - base_); }
+
   // Frees the block that starts there; the caller has proved that nothing uses it. not_owned, double_free:
   // nothing has changed. With is_cleared also as the driver answers.
   Outcome free(std::uint64_t address) noexcept;
