@@ -94,6 +94,7 @@ void run_oversubscription(Bench& bench);  // G10
 void run_sleep(Bench& bench);             // G14
 void run_staging(Bench& bench);           // G11, device_transfer.cpp
 void run_copies(Bench& bench);            // G13
+void run_tiles(Bench& bench);             // G12, device_tiles.cpp
 
 // End the row with a message.
 [[noreturn]] void fail(const std::string& what);
