@@ -2,7 +2,8 @@
 and its NEEDED entries with libc alone. A name missing is as wrong as a name more: the missing one would be
 taken from libc and cross allocators (glibc's pvalloc with our free), the extra one would collide with the
 program's own.
-Usage: check_exports.py LIBRARY [HEADER...]. With the public headers the glebe_ names are compared too."""
+Usage: check_exports.py LIBRARY [HEADER...]. With the public headers the glebe_ names are compared too. Of an
+archive (.a) only these are: it exports nothing, and the program that links it takes what it uses."""
 import re
 import subprocess
 import sys
@@ -51,16 +52,28 @@ def check(library, headers):
     problems += [f'must not export {name}' for name in sorted(plain - required - ours)]
     problems += [f'missing {name}' for name in sorted({'glebe_malloc', 'glebe_version', 'glebe_owns'} - ours)]
     if headers:
-        declared = set().union(*map(header_names, headers))
-        problems += [f'declared but not exported: {name}' for name in sorted(declared - ours)]
-        problems += [f'exported but not declared: {name}' for name in sorted(ours - declared)]
+        problems += compare_declared(ours, headers)
     return problems, len(required) + len(ours)
+
+
+def compare_declared(ours, headers):
+    declared = set().union(*map(header_names, headers))
+    return ([f'declared but not exported: {name}' for name in sorted(declared - ours)] +
+            [f'exported but not declared: {name}' for name in sorted(ours - declared)])
+
+
+def check_archive(library, headers):
+    lines = output('nm', '-g', '--defined-only', library).splitlines()
+    symbols = [line.split()[-1] for line in lines if line]
+    ours = {name for name in symbols if name.startswith('glebe_')}
+    return compare_declared(ours, headers), len(ours)
 
 
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    problems, count = check(sys.argv[1], sys.argv[2:])
+    find = check_archive if sys.argv[1].endswith('.a') else check
+    problems, count = find(sys.argv[1], sys.argv[2:])
     for problem in problems:
         print(f'FAILED   {problem}')
     print(f'{0 if problems else 1} passed, {1 if problems else 0} failed ({count} names compared)')

@@ -1,22 +1,9 @@
 // The C and C++ interface to memory of a GPU: what it refuses, and that each part reaches what stands behind
 // it. Contents are checked by the example (device_example.cpp), which is a test as well.
-#include <cstring>
-#include <glebe/device.hpp>
+#include "tests/device_api_rig.h"
 
-#include "src/base/bits.h"
-#include "tests/catch.h"
-
+namespace api_test {
 namespace {
-
-using glebe::kMiB;
-
-glebe::Device opened() {
-  glebe::Device device;
-  std::string why;
-  REQUIRE(device.open_emulated(32 * kMiB, 32 * kMiB, &why) == glebe_device_ok);
-  CHECK(why.empty());
-  return device;
-}
 
 TEST_CASE("X1 the interface opens a device, or says why not", "[device]") {
   const glebe::Device device = opened();
@@ -144,8 +131,7 @@ TEST_CASE("X4 the pool and the resident memory of the interface refuse what make
   CHECK(memory.acquire({&use, 1}, nullptr, &lease, &why) == glebe_device_over_budget);
   CHECK(why.find("8.0 MiB needed") != std::string::npos);
   CHECK(memory.acquire({}, nullptr, &lease) == glebe_device_bad_argument);
-  const int no_access = 3;  // a value of the enumeration's range that has no name
-  std::memcpy(&use.access, &no_access, sizeof use.access);
+  use.access = nameless<glebe_device_access>(3);
   CHECK(memory.acquire({&use, 1}, nullptr, &lease) == glebe_device_bad_argument);
   use = {all, 4 * kMiB, glebe_device_access_write};
   REQUIRE(memory.acquire({&use, 1}, nullptr, &lease) == glebe_device_ok);
@@ -160,3 +146,4 @@ TEST_CASE("X4 the pool and the resident memory of the interface refuse what make
 }
 
 }  // namespace
+}  // namespace api_test

@@ -1,10 +1,15 @@
-// Memory of a GPU by <glebe/device.hpp>, as a program uses it: blocks of a heap, blocks in the order of a
-// stream, and twice as much resident memory as the device gives. Runs on the first GPU; where there is none,
-// on an emulated one, and says so. Ends with 1 when a byte is not what it should be. Also a test.
+// Memory of a GPU by <glebe/device.hpp> and its companions, as a program uses it: blocks of a heap, and of
+// one that is compacted; blocks in the order of a stream; a buffer that host and device share; transfers that
+// go on by themselves; and twice as much resident memory as the device gives. Runs on the first GPU; where
+// there is none, on an emulated one, and says so. Ends with 1 when a byte is not what it should be. Also a
+// test.
 //   device_example [real | emulated]     (no argument: real if there is one)
 #include <cstdio>
 #include <cstring>
 #include <glebe/device.hpp>
+#include <glebe/device_transfer.hpp>
+#include <glebe/device_unified.hpp>
+#include <map>
 #include <vector>
 
 namespace {
@@ -42,6 +47,98 @@ bool use_heap(const glebe::Device& device, const glebe::DeviceHeap& heap) {
                         succeeded(device.write(block, sent), "write") &&
                         succeeded(heap.resize(block, 5 * kMiB), "a longer block") &&
                         succeeded(device.read(seen, block), "read") && seen == sent;
+  return succeeded(heap.free(block), "free") && is_right;
+}
+
+// Small blocks that are left over in many chunks move together, and the program's pointers follow them.
+bool compact_heap(const glebe::Device& device, const glebe::DeviceHeap& heap) {
+  constexpr std::uint64_t kBytes = 64 * 1024;
+  std::map<glebe::DeviceAddress, unsigned> blocks;
+  std::vector<glebe::DeviceAddress> others;
+  for (unsigned i = 0; i < 8; ++i) {
+    glebe::DeviceAddress block = 0, other = 0;
+    if (!succeeded(heap.allocate(kBytes, &block), "a small block") ||
+        !succeeded(heap.allocate(2 * kMiB - kBytes, &other), "a large block") ||
+        !succeeded(device.write(block, pattern(kBytes, i)), "write")) {
+      return false;
+    }
+    blocks[block] = i;
+    others.push_back(other);
+  }
+  for (const glebe::DeviceAddress other : others) static_cast<void>(heap.free(other));
+  glebe_device_defragment_result result = {};
+  const glebe::DeviceResult answer = heap.defragment(
+      [](const glebe_device_block&) { return true; },  // nothing on the device uses any of them now
+      [&](const glebe_device_move& move) {
+        const unsigned seed = blocks.at(move.from);
+        blocks.erase(move.from);
+        blocks[move.to] = seed;
+      },
+      &result);
+  std::printf("compaction: %llu blocks moved, %llu chunks became free\n",
+              static_cast<unsigned long long>(result.blocks_moved),
+              static_cast<unsigned long long>(result.chunks_emptied));
+  bool is_right = succeeded(answer, "compaction") && result.chunks_emptied > 0;
+  std::vector<std::byte> seen(kBytes);
+  for (const auto& [block, seed] : blocks) {
+    is_right = succeeded(device.read(seen, block), "read") && seen == pattern(kBytes, seed) && is_right;
+    is_right = succeeded(heap.free(block), "free") && is_right;
+  }
+  return is_right;
+}
+
+// The same bytes on both sides: the device changes a part, and the host gets that part back.
+bool use_unified(const glebe::Device& device, const glebe::DeviceHeap& heap) {
+  glebe_unified_options options = {};
+  options.heap = heap.handle();
+  glebe::UnifiedMemory memory;
+  glebe::UnifiedBuffer buffer;
+  glebe::UnifiedSlice part;
+  if (!succeeded(memory.open(device, options), "unified memory") ||
+      !succeeded(buffer.create(memory, kMiB), "a unified buffer") ||
+      !succeeded(buffer.all().fill(std::uint32_t{7}, glebe_unified_host), "fill") ||
+      !succeeded(buffer.all().slice(0, 64 * 1024, &part), "a slice")) {
+    return false;
+  }
+  {
+    glebe::DeviceUse all, some;
+    if (!succeeded(buffer.all().read(nullptr, &all), "all of it on the device")) return false;
+    all.end();
+    if (!succeeded(part.overwrite(nullptr, &some), "a part of it on the device") ||
+        !succeeded(glebe_device_queue_fill(device.handle(), some.address(), 1, some.size_bytes(), nullptr),
+                   "fill")) {
+      return false;
+    }
+  }
+  glebe::HostRead seen;
+  if (!succeeded(buffer.all().read(&seen), "all of it on the host")) return false;
+  const std::span<const std::uint32_t> words = seen.elements<std::uint32_t>();
+  const glebe_unified_info info = buffer.info();
+  std::printf("unified: %llu KiB went to the device, %llu KiB came back\n",
+              static_cast<unsigned long long>(info.to_device_bytes >> 10),
+              static_cast<unsigned long long>(info.to_host_bytes >> 10));
+  return words.front() == 0x01010101 && words.back() == 7 && info.to_host_bytes == part.size_bytes();
+}
+
+// An upload that goes on by itself, checked byte by byte when it has arrived, and a download.
+bool use_transfers(const glebe::Device& device, const glebe::DeviceHeap& heap) {
+  const std::vector<std::byte> sent = pattern(5 * kMiB, 9);
+  std::vector<std::byte> seen(sent.size());
+  glebe_transfer_queue_options options = {};
+  options.ring_bytes = 4 * kMiB;
+  glebe_transfer verified = {};
+  verified.is_verified = 1;
+  glebe::TransferQueue queue;
+  glebe::TransferTicket up, down;
+  glebe::DeviceAddress block = 0;
+  const bool is_right = succeeded(queue.open(device, options), "a queue of transfers") &&
+                        succeeded(heap.allocate(sent.size(), &block), "a block") &&
+                        succeeded(queue.upload(block, sent, &up, verified), "an upload") &&
+                        succeeded(up.wait(), "its end") &&
+                        succeeded(queue.download(seen, block, &down), "a download") &&
+                        succeeded(down.wait(), "its end") && seen == sent;
+  down.release();
+  up.release();
   return succeeded(heap.free(block), "free") && is_right;
 }
 
@@ -118,7 +215,8 @@ int main(int argc, char** argv) {
   options.coarse_bytes = 8 * kMiB;
   glebe::DeviceHeap heap;
   if (!succeeded(heap.open(device, options), "a heap")) return 1;
-  const bool is_right = use_heap(device, heap) && use_pool(device, heap) && use_resident(device);
+  const bool is_right = use_heap(device, heap) && compact_heap(device, heap) && use_pool(device, heap) &&
+                        use_unified(device, heap) && use_transfers(device, heap) && use_resident(device);
   const std::uint64_t left = heap.stats().live_blocks;
   std::printf("%s, %llu blocks left\n", is_right ? "all bytes right" : "FAILED",
               static_cast<unsigned long long>(left));

@@ -100,6 +100,15 @@ GLEBE_API glebe_device_result glebe_device_queue_fill(glebe_device* device, uint
 
 typedef struct glebe_device_heap glebe_device_heap;
 
+// A live block, as walk and the leak list show it.
+typedef struct glebe_device_block {
+  uint64_t address;
+  uint64_t size;       // bytes that may be used
+  uint64_t requested;  // bytes that were asked for
+  uint32_t tag;
+  uint32_t pins;
+} glebe_device_block;
+
 typedef struct glebe_device_heap_options {
   size_t struct_bytes;      // sizeof(glebe_device_heap_options)
   uint64_t limit_bytes;     // of physical memory; 0: none
@@ -110,7 +119,13 @@ typedef struct glebe_device_heap_options {
   // Asked with no lock held when there is no room: frees blocks of this heap, at least so many bytes if it
   // can. Returns 0 when there is nothing to free. May be NULL.
   int (*reclaim)(void* context, uint64_t needed_bytes);
-  void* context;
+  void* context;  // of all three functions
+  // One line for each request and free, `length` bytes without an end:
+  // Thread,Time,Action,Pointer,Size,Stream, as RMM writes and replays it. Called with the lock of the heap
+  // held, so that the order is true: must not call the heap. May be NULL.
+  void (*trace)(void* context, const char* line, size_t length);
+  // Each block that is still there when the heap is closed. May be NULL.
+  void (*leak)(void* context, const glebe_device_block* block);
 } glebe_device_heap_options;
 
 // options NULL: the defaults.
@@ -124,7 +139,11 @@ GLEBE_API uint64_t glebe_device_heap_close(glebe_device_heap* heap);
 // heap (32 MiB unless told), since its addresses begin at a multiple of that.
 GLEBE_API glebe_device_result glebe_device_heap_allocate(glebe_device_heap* heap, uint64_t size,
                                                          uint64_t alignment, uint64_t* address);
-// The device does not use the block any more.
+// The same for a tag of this heap. bad_argument also: no such tag.
+GLEBE_API glebe_device_result glebe_device_heap_allocate_tagged(glebe_device_heap* heap, uint64_t size,
+                                                                uint64_t alignment, uint32_t tag,
+                                                                uint64_t* address);
+// The device does not use the block any more. in_use: it is pinned, or is being moved.
 GLEBE_API glebe_device_result glebe_device_heap_free(glebe_device_heap* heap, uint64_t address);
 // Changes the size of a block where it is; contents stay. out_of_addresses: what lies behind is taken.
 GLEBE_API glebe_device_result glebe_device_heap_resize(glebe_device_heap* heap, uint64_t address,
@@ -143,8 +162,81 @@ typedef struct glebe_device_heap_stats {
   uint64_t free_bytes, largest_free_bytes, idle_bytes;
   uint64_t physical_bytes, mapped_bytes, peak_mapped_bytes;  // of the device
   uint64_t created_chunks;  // physical memory that was created, in all: the driver's slowest call
+  uint64_t misuses;         // frees of what is no block
+  // In thousandths: 1 - largest free / free, of the memory that is mapped for blocks; 1 - requested / live.
+  uint32_t external_fragmentation, internal_fragmentation;
 } glebe_device_heap_stats;
 GLEBE_API void glebe_device_heap_get_stats(glebe_device_heap* heap, glebe_device_heap_stats* stats);
+// The peaks begin again at what is live now.
+GLEBE_API void glebe_device_heap_reset_peaks(glebe_device_heap* heap);
+// Creates physical memory until `size` bytes idle. Keeps what it made when it fails; over_budget,
+// out_of_memory and as the driver answers.
+GLEBE_API glebe_device_result glebe_device_heap_prewarm(glebe_device_heap* heap, uint64_t size);
+
+// Who blocks belong to: the tag of that name, made when it is new; 1 to 31 bytes, copied. Tag 0 is "other"
+// and always there. bad_argument: no name, too long, or the 65th tag of the heap.
+GLEBE_API glebe_device_result glebe_device_heap_tag(glebe_device_heap* heap, const char* name, uint32_t* tag);
+typedef struct glebe_device_tag_stats {
+  char name[32];
+  uint64_t live_bytes, peak_bytes, live_blocks;
+} glebe_device_tag_stats;
+// bad_argument: no such tag.
+GLEBE_API glebe_device_result glebe_device_heap_get_tag_stats(glebe_device_heap* heap, uint32_t tag,
+                                                              glebe_device_tag_stats* stats);
+// Shows every live block in the order of addresses, until `visit` returns 0. It is called with the lock of
+// the heap held and must not call the heap.
+GLEBE_API glebe_device_result glebe_device_heap_walk(
+    glebe_device_heap* heap, int (*visit)(void* context, const glebe_device_block* block), void* context);
+
+// The physical memory behind a block stays what it is, and it is neither freed nor moved, until it is
+// unpinned as often: for memory that somebody else has registered. not_owned, double_free: no block starts
+// there. bad_argument (unpin): it is not pinned.
+GLEBE_API glebe_device_result glebe_device_heap_pin(glebe_device_heap* heap, uint64_t address);
+GLEBE_API glebe_device_result glebe_device_heap_unpin(glebe_device_heap* heap, uint64_t address);
+
+// Gives a block of whole chunks (address and size are multiples of the chunk) a lower address without a copy:
+// its memory is mapped there as well. The block is at *new_address from now on; the old address leads to the
+// same memory until finish_relocation, when the device uses it no more. bad_argument: not of whole chunks.
+// out_of_addresses: no room lower down. in_use: pinned, or being moved. not_owned, double_free; else as
+// allocate.
+GLEBE_API glebe_device_result glebe_device_heap_relocate(glebe_device_heap* heap, uint64_t address,
+                                                         uint64_t* new_address);
+// not_owned: no block was relocated from there. failed, lost: the old address is still mapped.
+GLEBE_API glebe_device_result glebe_device_heap_finish_relocation(glebe_device_heap* heap,
+                                                                  uint64_t old_address);
+
+// Compaction: moves blocks out of chunks that hold little, so that these are free for any use. It copies;
+// what is free in whole chunks needs none of it.
+typedef struct glebe_device_move {
+  uint64_t from, to;
+  uint64_t size;  // bytes that were copied
+  uint32_t tag;
+} glebe_device_move;
+typedef struct glebe_device_defragment_options {
+  size_t struct_bytes;        // sizeof(glebe_device_defragment_options)
+  uint64_t max_bytes;         // to copy; 0: no limit
+  uint32_t fill_max_percent;  // chunks that hold more than this, 1 to 100, stay as they are; 0: 25
+  // Not 0: this block may move. The device does not use it while defragment runs, and the program can change
+  // its pointers to it. Called with the lock of the heap held: must not call the heap. Not NULL.
+  int (*may_move)(void* context, const glebe_device_block* block);
+  // It has moved, contents and all; `from` is no block any more. Not NULL.
+  void (*moved)(void* context, const glebe_device_move* move);
+  void* context;
+  void* stream;  // of the copies, which are waited for
+} glebe_device_defragment_options;
+typedef struct glebe_device_defragment_result {
+  uint64_t passes, blocks_moved, bytes_moved;
+  uint64_t chunks_emptied;  // still mapped, and free for any use
+  // The largest request that needs no new memory of the device.
+  uint64_t largest_before_bytes, largest_after_bytes;
+  uint64_t duration_us;
+} glebe_device_defragment_result;
+// Moves blocks until nothing more can be emptied, or max_bytes are copied. One at a time for each heap:
+// in_use. A copy that fails leaves the blocks of its pass where they were; *result (may be NULL) has the
+// figures of what was done, after a failure too. Other threads may use the heap meanwhile.
+GLEBE_API glebe_device_result glebe_device_heap_defragment(glebe_device_heap* heap,
+                                                           const glebe_device_defragment_options* options,
+                                                           glebe_device_defragment_result* result);
 
 // --- Pool: memory in the order of streams, on a heap ---
 

@@ -1,8 +1,10 @@
 // glebe in C++: devices, heaps, pools and resident memory of a GPU that end with their scope. Header-only
 // over device.h, which says what each call means and what it may answer.
 //
-// Nothing here throws: what can fail answers with a DeviceResult. Objects are movable; an empty one was not
-// opened, or was moved from. A Device outlives what was opened on it, a heap its pools and blocks.
+// Nothing here throws but std::bad_alloc of a std::string: what can fail answers with a DeviceResult. Objects
+// are movable; an empty one was not opened, or was moved from. A Device outlives what was opened on it, a
+// heap its pools and blocks. Unified buffers, transfers and memory pools: device_unified.hpp,
+// device_transfer.hpp, device_memory_pool.hpp.
 #pragma once
 
 #include <glebe/device.h>
@@ -100,6 +102,10 @@ class DeviceHeap : public DeviceOwner<glebe_device_heap, glebe_device_heap_close
                                       std::uint64_t alignment = 0) const noexcept {
     return glebe_device_heap_allocate(handle_, size, alignment, address);
   }
+  [[nodiscard]] DeviceResult allocate_tagged(std::uint64_t size, std::uint32_t tag, DeviceAddress* address,
+                                             std::uint64_t alignment = 0) const noexcept {
+    return glebe_device_heap_allocate_tagged(handle_, size, alignment, tag, address);
+  }
   DeviceResult free(DeviceAddress address) const noexcept { return glebe_device_heap_free(handle_, address); }
   [[nodiscard]] DeviceResult resize(DeviceAddress address, std::uint64_t size) const noexcept {
     return glebe_device_heap_resize(handle_, address, size);
@@ -108,6 +114,58 @@ class DeviceHeap : public DeviceOwner<glebe_device_heap, glebe_device_heap_close
     return glebe_device_heap_usable_size(handle_, address);
   }
   std::uint64_t trim(std::uint64_t keep = 0) const noexcept { return glebe_device_heap_trim(handle_, keep); }
+  DeviceResult set_limit(std::uint64_t limit) const noexcept {
+    return glebe_device_heap_set_limit(handle_, limit);
+  }
+  DeviceResult prewarm(std::uint64_t size) const noexcept { return glebe_device_heap_prewarm(handle_, size); }
+  void reset_peaks() const noexcept { glebe_device_heap_reset_peaks(handle_); }
+  [[nodiscard]] DeviceResult tag(const char* name, std::uint32_t* tag) const noexcept {
+    return glebe_device_heap_tag(handle_, name, tag);
+  }
+  [[nodiscard]] DeviceResult tag_stats(std::uint32_t tag, glebe_device_tag_stats* stats) const noexcept {
+    return glebe_device_heap_get_tag_stats(handle_, tag, stats);
+  }
+  // `visit` takes a const glebe_device_block& and returns whether to go on; it throws nothing.
+  template <class Visit>
+  DeviceResult walk(Visit visit) const noexcept {
+    return glebe_device_heap_walk(
+        handle_,
+        [](void* context, const glebe_device_block* block) -> int {
+          return (*static_cast<Visit*>(context))(*block) ? 1 : 0;
+        },
+        &visit);
+  }
+  [[nodiscard]] DeviceResult pin(DeviceAddress address) const noexcept {
+    return glebe_device_heap_pin(handle_, address);
+  }
+  DeviceResult unpin(DeviceAddress address) const noexcept {
+    return glebe_device_heap_unpin(handle_, address);
+  }
+  [[nodiscard]] DeviceResult relocate(DeviceAddress address, DeviceAddress* new_address) const noexcept {
+    return glebe_device_heap_relocate(handle_, address, new_address);
+  }
+  DeviceResult finish_relocation(DeviceAddress old_address) const noexcept {
+    return glebe_device_heap_finish_relocation(handle_, old_address);
+  }
+  // `may_move` takes a const glebe_device_block& and returns a bool, `moved` a const glebe_device_move&; both
+  // throw nothing. `options` needs no callbacks.
+  template <class MayMove, class Moved>
+  DeviceResult defragment(MayMove may_move, Moved moved, glebe_device_defragment_result* result = nullptr,
+                          glebe_device_defragment_options options = {}) const noexcept {
+    struct Calls {
+      MayMove& may_move;
+      Moved& moved;
+    } calls = {may_move, moved};
+    options.struct_bytes = sizeof options;
+    options.context = &calls;
+    options.may_move = [](void* context, const glebe_device_block* block) -> int {
+      return static_cast<Calls*>(context)->may_move(*block) ? 1 : 0;
+    };
+    options.moved = [](void* context, const glebe_device_move* move) {
+      static_cast<Calls*>(context)->moved(*move);
+    };
+    return glebe_device_heap_defragment(handle_, &options, result);
+  }
   [[nodiscard]] glebe_device_heap_stats stats() const noexcept {
     glebe_device_heap_stats result = {};
     glebe_device_heap_get_stats(handle_, &result);

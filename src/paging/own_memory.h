@@ -1,6 +1,6 @@
 // Memory of the library's own (namespace glebe::paging): mapped, zero, never in the heap; the system gives
 // pages as they are written. For tables, for what one thread of the pager works with, and for objects behind
-// handles of the C interface. Only those of end_own() are given back.
+// handles of the C interface. Given back by unmap_own() and end_own() only.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +21,11 @@ namespace glebe::paging {
   return nullptr;
 }
 
+// Gives back what map_own() made with the same size.
+inline void unmap_own(void* base, std::size_t size_bytes) noexcept {
+  os::release(base, align_up(size_bytes, os::page_bytes()));
+}
+
 // An object in pages of its own. nullptr as above.
 template <class Object>
 [[nodiscard]] Object* make_own() noexcept {
@@ -33,7 +38,7 @@ template <class Object>
 template <class Object>
 void end_own(Object* object) noexcept {
   object->~Object();
-  os::release(object, align_up(sizeof(Object), os::page_bytes()));
+  unmap_own(object, sizeof(Object));
 }
 
 }  // namespace glebe::paging
