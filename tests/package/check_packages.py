@@ -45,6 +45,7 @@ def by_pkg_config(prefix, pc_folder, out):
         return subprocess.run(words, env=env, text=True, capture_output=True, check=True).stdout.split()
     compile_and_run('pkg-config glebe', HERE / 'interface_only.c', flags('glebe'), out)
     compile_and_run('pkg-config glebe-gpu', HERE.parent / 'device_example.cpp', flags('glebe-gpu'), out)
+    compile_and_run('pkg-config glebe-gpu, C', HERE.parent / 'device_c.c', flags('glebe-gpu'), out)
     compile_and_run('pkg-config glebe-override', PROBE, flags('glebe-override'), out)
     compile_and_run('pkg-config glebe-override, quiet', HERE / 'quiet.c', flags('glebe-override'), out)
 
