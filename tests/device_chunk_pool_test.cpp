@@ -83,6 +83,30 @@ TEST_CASE("X3 a call of ours does not spoil what the program captures", "[device
   });
 }
 
+TEST_CASE("X3 X6 a thread has its own context and capture mode back, whichever call failed", "[device]") {
+  using cuda::Call;
+  for (const Call call : {Call::ctx_get_current, Call::ctx_set_current, Call::thread_exchange_capture_mode}) {
+    for (const bool has_context : {false, true}) {
+      INFO(cuda::symbol_of(call) << ", has context " << has_context);
+      on_failing_gpu(gpu_test::small(), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+        cuda::CaptureMode mode = cuda::CaptureMode::thread_local_only;
+        REQUIRE(rig.driver.thread_exchange_capture_mode(&mode) == cuda::Result::success);
+        const cuda::Context other = has_context ? rig.context : nullptr;
+        REQUIRE(rig.driver.ctx_set_current(other) == cuda::Result::success);
+        failing.fail({call, 1, 1, cuda::Result::unknown});
+        { const CurrentContext current(gpu); }
+        failing.stop_failing();
+        cuda::Context now = nullptr;
+        REQUIRE(rig.driver.ctx_get_current(&now) == cuda::Result::success);
+        CHECK(now == other);
+        REQUIRE(rig.driver.ctx_set_current(rig.context) == cuda::Result::success);
+        REQUIRE(rig.driver.thread_exchange_capture_mode(&mode) == cuda::Result::success);
+        CHECK(mode == cuda::CaptureMode::thread_local_only);
+      });
+    }
+  }
+}
+
 TEST_CASE("1-6 chunks are created once and used again", "[device]") {
   on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
     ChunkPool pool;

@@ -178,14 +178,17 @@ std::uint64_t Gpu::free_bytes() noexcept {
 }
 
 CurrentContext::CurrentContext(const Gpu& gpu) noexcept : gpu_(gpu) {
-  static_cast<void>(gpu_.driver().ctx_get_current(&before_));
-  if (before_ != gpu_.context()) static_cast<void>(gpu_.driver().ctx_set_current(gpu_.context()));
-  static_cast<void>(gpu_.driver().thread_exchange_capture_mode(&mode_));
+  const cuda::Driver& driver = gpu_.driver();
+  // Who cannot be asked what it has keeps it.
+  if (driver.ctx_get_current(&before_) == cuda::Result::success && before_ != gpu_.context()) {
+    has_set_context_ = driver.ctx_set_current(gpu_.context()) == cuda::Result::success;
+  }
+  has_set_mode_ = driver.thread_exchange_capture_mode(&mode_) == cuda::Result::success;
 }
 
 CurrentContext::~CurrentContext() {
-  static_cast<void>(gpu_.driver().thread_exchange_capture_mode(&mode_));
-  if (before_ != gpu_.context()) static_cast<void>(gpu_.driver().ctx_set_current(before_));
+  if (has_set_mode_) static_cast<void>(gpu_.driver().thread_exchange_capture_mode(&mode_));
+  if (has_set_context_) static_cast<void>(gpu_.driver().ctx_set_current(before_));
 }
 
 }  // namespace glebe::device

@@ -120,7 +120,8 @@ class Gpu {
 
 // Makes the context of a GPU current in the calling thread for a scope. Around every call of the driver but
 // those that a comment calls free of a context. Within it the thread's calls do not spoil what the program
-// captures into graphs, in this thread or another one (cuThreadExchangeStreamCaptureMode, relaxed).
+// captures into graphs, in this thread or another one (cuThreadExchangeStreamCaptureMode, relaxed). What the
+// driver refused to change is not put back either: a thread never ends with what it did not have.
 class [[nodiscard]] CurrentContext {
  public:
   explicit CurrentContext(const Gpu& gpu) noexcept;
@@ -132,6 +133,7 @@ class [[nodiscard]] CurrentContext {
   const Gpu& gpu_;
   cuda::Context before_ = nullptr;
   cuda::CaptureMode mode_ = cuda::CaptureMode::relaxed;  // the other one than the thread has now
+  bool has_set_context_ = false, has_set_mode_ = false;
 };
 
 }  // namespace glebe::device
