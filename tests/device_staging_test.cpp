@@ -446,6 +446,56 @@ TEST_CASE("2-1 fences are reached in the order of their numbers, and wait when t
   });
 }
 
+// What another thread does while the driver waits for an event: it sees the fence and needs an event.
+struct Meanwhile {
+  cuda::Driver inner;
+  FenceQueue* fences = nullptr;
+  EventPool* events = nullptr;
+  unsigned same = 0, looks = 0;
+
+  void look(cuda::Event waited_for) {
+    ++looks;
+    if (inner.event_synchronize(waited_for) != cuda::Result::success || !fences->poll().ok()) return;
+    cuda::Event taken = nullptr;
+    if (!events->take(&taken).ok()) return;
+    same += taken == waited_for ? 1 : 0;
+    events->give(taken);
+  }
+};
+
+TEST_CASE("2-1 an event that a thread waits for is not recorded again meanwhile", "[device]") {
+  on_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu&) {
+    Meanwhile meanwhile{rig.driver};
+    cuda::Driver table = rig.driver;
+    table.event_synchronize = {&meanwhile, [](void* self, cuda::Event event) {
+                                 static_cast<Meanwhile*>(self)->look(event);
+                                 return static_cast<Meanwhile*>(self)->inner.event_synchronize(event);
+                               }};
+    Gpu gpu;
+    REQUIRE(gpu.open(table).ok());
+    EventPool events;
+    REQUIRE(events.open(gpu).ok());
+    FenceQueue fences;
+    fences.open(gpu, events);
+    meanwhile.fences = &fences;
+    meanwhile.events = &events;
+    const cuda::Stream stream = rig.stream();
+    for (int round = 0; round < 3; ++round) {
+      Fence fence = 0;
+      REQUIRE(fences.record(stream, 1, &fence).ok());
+      REQUIRE(fences.wait(fence).ok());
+      CHECK(fences.is_reached(fence));
+      CHECK(events.idle() == events.created());
+    }
+    CHECK(meanwhile.looks == 3);
+    CHECK(meanwhile.same == 0);
+    fences.close();
+    events.close();
+    gpu.close();
+    CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+  });
+}
+
 TEST_CASE("2-1 fences recorded and waited for by several threads", "[device]") {
   on_gpu(gpu_test::small(GpuSchedule::threaded), [](Rig& rig, Gpu& gpu) {
     EventPool events;

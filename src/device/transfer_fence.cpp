@@ -1,6 +1,6 @@
-// The oldest fence is looked at without the lock and taken out under it, if it is still the oldest. An event
-// that was given back meanwhile may tell about other work, but then its answer is not used. See
-// transfer_fence.h.
+// The oldest fence is looked at without the lock and taken out under it, if it is still the oldest. Its event
+// goes back to the pool with the last thread that looks at it: one that was recorded again would make that
+// thread wait for other work. See transfer_fence.h.
 #include "src/device/transfer_fence.h"
 
 #include "src/base/check.h"
@@ -67,11 +67,13 @@ Fence FenceQueue::push(const Entry& entry) noexcept {
   return reached_.load(std::memory_order_relaxed) + count_;
 }
 
-bool FenceQueue::oldest(Entry* entry, Fence* fence) noexcept {
+// False: there is none.
+bool FenceQueue::begin_look(Look* look) noexcept {
   const Lock lock(mutex_);
   if (count_ == 0) return false;
-  *entry = entries_[first_];
-  *fence = reached_.load(std::memory_order_relaxed) + 1;
+  look->entry = entries_[first_];
+  look->fence = reached_.load(std::memory_order_relaxed) + 1;
+  looks_.push_back(look);
   return true;
 }
 
@@ -85,41 +87,46 @@ Outcome FenceQueue::ask(const Entry& entry, bool must_wait) noexcept {
   return outcome.status == Status::device_lost ? Outcome() : outcome;
 }
 
-void FenceQueue::pop(Fence fence) noexcept {
-  cuda::Event event = nullptr;
+void FenceQueue::end_look(Look& look, bool is_done) noexcept {
+  cuda::Event event = look.entry.event;
   {
     const Lock lock(mutex_);
-    if (count_ == 0 || reached_.load(std::memory_order_relaxed) + 1 != fence) return;  // by somebody else
-    const Entry& entry = entries_[first_];
-    event = entry.event;
-    CHECK(bytes_in_flight_ >= entry.size_bytes);
-    bytes_in_flight_ -= entry.size_bytes;
-    first_ = (first_ + 1) % kFencesMax;
-    --count_;
-    reached_.store(fence, std::memory_order_release);  // pairs with reached()
+    looks_.remove(&look);
+    if (is_done) pop(look.fence);
+    if (look.fence > reached_.load(std::memory_order_relaxed)) event = nullptr;
+    for (const Look* other = looks_.first(); other != nullptr; other = looks_.next(other)) {
+      if (other->fence == look.fence) event = nullptr;
+    }
   }
   if (event != nullptr) events_->give(event);
 }
 
+// Under the lock; unless somebody else has taken it out.
+void FenceQueue::pop(Fence fence) noexcept {
+  if (reached_.load(std::memory_order_relaxed) + 1 != fence) return;
+  const Entry& entry = entries_[first_];
+  CHECK(bytes_in_flight_ >= entry.size_bytes);
+  bytes_in_flight_ -= entry.size_bytes;
+  first_ = (first_ + 1) % kFencesMax;
+  --count_;
+  reached_.store(fence, std::memory_order_release);  // pairs with reached()
+}
+
 Outcome FenceQueue::poll() noexcept {
-  Entry entry;
-  Fence fence = 0;
-  while (oldest(&entry, &fence)) {
-    const Outcome outcome = ask(entry, false);
+  for (Look look; begin_look(&look);) {
+    const Outcome outcome = ask(look.entry, false);
+    end_look(look, outcome.ok());
     if (outcome.status == Status::not_ready) return {};
     if (!outcome.ok()) return outcome;
-    pop(fence);
   }
   return gpu_->is_lost() ? Outcome(Status::device_lost) : Outcome();
 }
 
 Outcome FenceQueue::wait(Fence wanted) noexcept {
-  Entry entry;
-  Fence fence = 0;
-  while (!is_reached(wanted) && oldest(&entry, &fence)) {
-    const Outcome outcome = ask(entry, true);
+  for (Look look; !is_reached(wanted) && begin_look(&look);) {
+    const Outcome outcome = ask(look.entry, true);
+    end_look(look, outcome.ok());
     if (!outcome.ok()) return outcome;
-    pop(fence);
   }
   return gpu_->is_lost() ? Outcome(Status::device_lost) : Outcome();
 }

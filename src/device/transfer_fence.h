@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "platform/thread.h"
+#include "src/base/list.h"
 #include "src/device/event_pool.h"
 #include "src/device/gpu.h"
 
@@ -62,10 +63,17 @@ class FenceQueue {
     std::uint64_t size_bytes = 0;
   };
 
+  // Of a thread that asks the driver about the fence that is the oldest one when it begins.
+  struct Look : ListNode<> {
+    Entry entry;
+    Fence fence = 0;
+  };
+
   Outcome mark(cuda::Stream stream, cuda::Event* event) noexcept;
   [[nodiscard]] Fence push(const Entry& entry) noexcept;
-  [[nodiscard]] bool oldest(Entry* entry, Fence* fence) noexcept;
+  [[nodiscard]] bool begin_look(Look* look) noexcept;
   Outcome ask(const Entry& entry, bool must_wait) noexcept;
+  void end_look(Look& look, bool is_done) noexcept;
   void pop(Fence fence) noexcept;
 
   Gpu* gpu_ = nullptr;
@@ -74,6 +82,7 @@ class FenceQueue {
   // Under the lock: a circular queue, oldest first. The oldest one is fence reached_ + 1.
   Entry entries_[kFencesMax];
   std::uint32_t first_ = 0, count_ = 0;
+  List<Look> looks_;  // that are under way
   std::uint64_t bytes_in_flight_ = 0;
   std::atomic<Fence> reached_{0};  // written under the lock
 };
