@@ -1,5 +1,7 @@
 // Staging rings when the driver refuses or the device is lost: what arrives is right, and no memory is used
 // again that the device may still read.
+#include <optional>
+
 #include "tests/device_staging_rig.h"
 
 namespace device_test {
@@ -113,6 +115,90 @@ TEST_CASE("X6 errors are no proof that a device is done: neither the block nor t
   CHECK(events.idle() == events.created());
   events.close();
   gpu.close();
+}
+
+// A ring of which a block is with the device and has no fence, and whose owner leaves it there.
+struct Unfenced {
+  Unfenced() {
+    REQUIRE(emulated.open(gpu_test::small(GpuSchedule::adversarial)));
+    cuda::Driver table = emulated.driver();
+    inner = table;
+    table.mem_free_host = {this, [](void* self, void* address) {
+                             auto& seen = *static_cast<Unfenced*>(self);
+                             ++seen.frees;
+                             seen.waiting_at_free += seen.emulated.usage().waiting_operations;
+                             return seen.inner.mem_free_host(address);
+                           }};
+    failing.emplace(table);
+    REQUIRE(failing->driver().init(0) == cuda::Result::success);
+    REQUIRE(gpu.open(failing->driver()).ok());
+    REQUIRE(budget.open("host visible", kMiB, BudgetAction::enforce, {}) == BudgetResult::ok);
+    REQUIRE(events.open(gpu).ok());
+    fences.open(gpu, events);
+    StagingOptions options = small_ring(4 * kKiB);
+    options.budget = &budget;
+    REQUIRE(ring.open(gpu, fences, options).ok());
+    const CurrentContext current(gpu);
+    cuda::DevicePointer memory = 0;
+    cuda::Stream stream = nullptr;
+    REQUIRE(inner.mem_alloc(&memory, kGranule) == cuda::Result::success);
+    REQUIRE(inner.stream_create(&stream, cuda::kStreamNonBlocking) == cuda::Result::success);
+    StagingBlock block;
+    REQUIRE(ring.take(kKiB, &block).ok());
+    std::memset(block.data, 0x42, block.size_bytes);
+    REQUIRE(inner.memcpy_h2d_async(memory, block.data, kKiB, stream) == cuda::Result::success);
+    failing->fail({cuda::Call::event_record, 1, 1, cuda::Result::unknown});
+    failing->fail({cuda::Call::stream_synchronize, 1, 1, cuda::Result::unknown});
+    Fence fence = 0;
+    CHECK(ring.submit({&block, 1}, stream, &fence).driver == cuda::Result::unknown);
+    CHECK(fences.is_reached(fences.recorded()));
+    CHECK(emulated.usage().waiting_operations != 0);
+    ring.abandon();
+  }
+  ~Unfenced() {
+    ring.close();
+    fences.close();
+    events.close();
+    gpu.close();
+  }
+  Unfenced(const Unfenced&) = delete;
+  Unfenced& operator=(const Unfenced&) = delete;
+
+  EmulatedGpu emulated;
+  cuda::Driver inner;
+  std::optional<FailingDriver> failing;
+  Gpu gpu;
+  Budget budget;
+  EventPool events;
+  FenceQueue fences;
+  StagingRing ring;
+  std::uint64_t frees = 0, waiting_at_free = 0;
+};
+
+TEST_CASE("X6 a staging slab goes when the device has let go of it, with or without a fence", "[device]") {
+  Unfenced parts;
+  parts.ring.close();
+  CHECK(parts.frees == 1);
+  CHECK(parts.waiting_at_free == 0);
+  CHECK(parts.budget.used_bytes() == 0);
+  CHECK(parts.emulated.usage().host_bytes == 0);
+}
+
+TEST_CASE("X6 a staging slab stays, and in its budget, where nobody can tell or it is not taken back",
+          "[device]") {
+  using cuda::Call;
+  for (const Call call : {Call::ctx_synchronize, Call::mem_free_host}) {
+    for (const cuda::Result answer : {cuda::Result::unknown, cuda::Result::illegal_address}) {
+      INFO(cuda::symbol_of(call) << " answers " << static_cast<int>(answer));
+      Unfenced parts;
+      parts.failing->fail({call, 1, ~std::uint64_t{0} / 2, answer});
+      parts.ring.close();
+      CHECK(parts.gpu.is_lost() == (answer == cuda::Result::illegal_address));
+      CHECK(parts.frees == 0);  // that reached the driver
+      CHECK(parts.emulated.usage().host_bytes == 4 * kKiB);
+      CHECK(parts.budget.used_bytes() == 4 * kKiB);
+    }
+  }
 }
 
 TEST_CASE("X6 a lost device holds no staging block", "[device]") {

@@ -65,6 +65,7 @@ Outcome StagingRing::open(Gpu& gpu, FenceQueue& fences, const StagingOptions& op
   stats_ = {};
   is_stopped_.store(false, std::memory_order_relaxed);
   is_abandoned_.store(false, std::memory_order_relaxed);
+  has_unfenced_.store(false, std::memory_order_relaxed);
   return {};
 }
 
@@ -89,29 +90,36 @@ Outcome StagingRing::pin(std::size_t size_bytes) noexcept {
   return outcome;
 }
 
+// The device uses the slab no more. What the driver does not take back stays in the budget.
 void StagingRing::unpin() noexcept {
   {
-    // A device that is lost refuses, and holds the memory until the process ends.
     const CurrentContext current(*gpu_);
-    static_cast<void>(gpu_->check(gpu_->driver().mem_free_host(slab_)));
+    if (!gpu_->check(gpu_->driver().mem_free_host(slab_)).ok()) return;
   }
   if (options_.budget != nullptr) {
     CHECK(options_.budget->discharge(options_.tag, slab_bytes_) == paging::BudgetResult::ok);
   }
 }
 
-void StagingRing::close() noexcept {
-  if (gpu_ == nullptr) return;
-  stop();
+// Whether everything that was queued is done, also what has no fence.
+bool StagingRing::is_idle() noexcept {
   const Fence last = fences_->recorded();
   for (std::uint32_t tries = 0; !fences_->is_reached(last) && tries < FenceQueue::kCloseTries; ++tries) {
     static_cast<void>(wait(last));
   }
   settle();
-  if (fences_->is_reached(last)) {
-    CHECK(is_abandoned_.load(std::memory_order_relaxed) || ring_.live_count() == 0);
-    unpin();
-  }
+  if (!fences_->is_reached(last)) return false;
+  const bool is_abandoned = is_abandoned_.load(std::memory_order_relaxed);
+  CHECK(is_abandoned || ring_.live_count() == 0);
+  if (!is_abandoned && !has_unfenced_.load(std::memory_order_relaxed)) return true;
+  const CurrentContext current(*gpu_);
+  return gpu_->check(gpu_->driver().ctx_synchronize()).ok();
+}
+
+void StagingRing::close() noexcept {
+  if (gpu_ == nullptr) return;
+  stop();
+  if (is_idle()) unpin();
   slab_ = nullptr;
   slab_bytes_ = 0;
   entries_.release();
@@ -211,7 +219,10 @@ Outcome StagingRing::submit(std::span<const StagingBlock> blocks, cuda::Stream s
   std::uint64_t total_bytes = 0;
   for (const StagingBlock& block : blocks) total_bytes += block.size_bytes;
   const Outcome outcome = fences_->record(stream, total_bytes, fence);
-  if (!outcome.ok()) return outcome;
+  if (!outcome.ok()) {
+    has_unfenced_.store(true, std::memory_order_relaxed);
+    return outcome;
+  }
   {
     // Another thread may have seen the fence reached already; then the ring frees them at once.
     const Lock lock(mutex_);

@@ -80,8 +80,10 @@ class StagingRing {
   // no_host_memory: nothing has changed.
   Outcome open(Gpu& gpu, FenceQueue& fences, const StagingOptions& options) noexcept;
   // Waits until the device has let go of the slab, then gives it back. Every block was submitted or given
-  // back, and nobody is inside a call. May be called twice. Where the driver answers with errors only, nobody
-  // can tell whether the device has let go: then the slab stays pinned, and in the budget, for ever.
+  // back, and nobody is inside a call. May be called twice. Blocks without a fence (submit() failed, or they
+  // were abandoned) make it wait for all work of the context. Where the driver answers with errors only,
+  // nobody can tell whether the device has let go: then the slab stays pinned, and in the budget, for ever.
+  // So it does where the driver does not take it back, because the device is lost.
   void close() noexcept;
   // Ends all waiting: calls of take() under way and later ones answer `cancelled`.
   void stop() noexcept;
@@ -113,6 +115,7 @@ class StagingRing {
   Outcome check(const StagingOptions& options) const noexcept;
   Outcome pin(std::size_t size_bytes) noexcept;
   void unpin() noexcept;
+  [[nodiscard]] bool is_idle() noexcept;
   [[nodiscard]] placement::Status place(std::size_t size_bytes, StagingBlock* block) noexcept;
   void wait_for_change(std::uint32_t seen, unsigned rounds) noexcept;
   Outcome take_slow(std::size_t size_bytes, StagingBlock* block) noexcept;
@@ -133,7 +136,8 @@ class StagingRing {
   placement::Ring ring_;
   StagingStats stats_;
   std::atomic<bool> is_stopped_{false}, is_abandoned_{false};
-  std::atomic<std::uint32_t> change_{0};  // changes when a block becomes free, and by stop()
+  std::atomic<bool> has_unfenced_{false};  // a submission has failed
+  std::atomic<std::uint32_t> change_{0};   // changes when a block becomes free, and by stop()
 };
 
 }  // namespace glebe::device
