@@ -182,35 +182,78 @@ TEST_CASE("X6 transfers of a device that is lost end, and nothing is tried again
   }
 }
 
-TEST_CASE("X6 a driver that does not tell any more ends the transfers of its direction, and no other",
+TEST_CASE("X6 a driver that does not tell fails the transfers of its direction, and later ones are served",
           "[device]") {
   using cuda::Call;
   for (const unsigned threads : {0u, 2u}) {
     for (const bool is_recorded : {false, true}) {
-      on_failing_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
-        TransferQueueOptions options = calm();
-        options.threads = threads;
-        Moving moving(rig, gpu, options);
-        std::vector<std::uint8_t> bytes(200000, 1);
-        REQUIRE(moving.queue.fill(moving.memory, 1, 1000).wait().ok());
-        for (const Call call :
-             {is_recorded ? Call::event_query : Call::event_record, Call::stream_synchronize}) {
-          failing.fail({call, 1, ~std::uint64_t{0} / 2, cuda::Result::unknown});
-        }
-        Ticket first = moving.queue.upload(moving.memory, bytes.data(), bytes.size());
-        Ticket second = moving.queue.upload(moving.memory + kMiB, bytes.data(), bytes.size());
-        CHECK(first.wait().status == Status::failed);
-        CHECK(first.result().outcome.driver == cuda::Result::unknown);
-        CHECK(first.result().moved_bytes == 0);
-        CHECK(second.wait().status == Status::failed);
-        CHECK_FALSE(gpu.is_lost());
-        failing.stop_failing();
-        CHECK(moving.queue.upload(moving.memory, bytes.data(), 1).wait().status == Status::failed);
-        CHECK(moving.queue.fill(moving.memory, 1, 1000).wait().ok());
-        CHECK(moving.queue.download(bytes.data(), moving.memory, 1000).wait().ok());
-        CHECK(moving.queue.stats(TransferDirection::upload).in_flight == 0);
-      });
+      for (const bool is_pinned : {false, true}) {
+        INFO("threads " << threads << ", recorded " << is_recorded << ", pinned " << is_pinned);
+        on_failing_gpu(gpu_test::small(GpuSchedule::threaded), [&](Rig& rig, Gpu& gpu,
+                                                                   FailingDriver& failing) {
+          TransferQueueOptions options = calm();
+          options.threads = threads;
+          options.backoff_ns = 1000;
+          options.backoff_max_ns = 100'000;
+          Moving moving(rig, gpu, options);
+          Random random(3);
+          const std::vector<std::uint8_t> wanted = noise(random, 200000);
+          Host source(rig, wanted.size(), is_pinned), target(rig, wanted.size(), is_pinned);
+          std::copy(wanted.begin(), wanted.end(), source.bytes());
+          for (int round = 0; round < 3; ++round) {
+            const Call told = is_recorded ? Call::event_query : Call::event_record;
+            for (const Call call : {told, Call::stream_synchronize}) {
+              failing.fail({call, 1, ~std::uint64_t{0} / 2, cuda::Result::unknown});
+            }
+            const std::uint64_t before = failing.failures(told);
+            for (int i = 0; i < 3; ++i) {
+              Ticket up = moving.queue.upload(moving.memory, source.bytes(), wanted.size());
+              Ticket next = moving.queue.upload(moving.memory + kMiB, source.bytes(), wanted.size());
+              CHECK(up.wait().status == Status::failed);
+              CHECK(up.result().outcome.driver == cuda::Result::unknown);
+              CHECK(up.result().moved_bytes == 0);
+              CHECK(next.wait().status == Status::failed);
+            }
+            // Asked some times for each that failed, not as fast as it answers.
+            CHECK(failing.failures(told) - before <= 6 * (TransferQueueOptions::kOddAnswersMax + 1));
+            CHECK(moving.queue.download(target.bytes(), moving.memory, 9000).wait().status == Status::failed);
+            CHECK_FALSE(gpu.is_lost());
+            failing.stop_failing();
+            REQUIRE(moving.queue.upload(moving.memory, source.bytes(), wanted.size()).wait().ok());
+            CHECK(moving.queue.fill(moving.memory + kMiB, 1, 1000).wait().ok());
+            REQUIRE(moving.queue.download(target.bytes(), moving.memory, wanted.size()).wait().ok());
+            CHECK(std::equal(wanted.begin(), wanted.end(), target.bytes()));
+          }
+          moving.queue.close(TransferClose::wait);
+          for (unsigned i = 0; i < 3; ++i) {
+            CHECK(moving.queue.stats(static_cast<TransferDirection>(i)).in_flight == 0);
+          }
+        });
+      }
     }
+  }
+}
+
+TEST_CASE("X6 a queue of transfers that were given up closes, and gives its memory back", "[device]") {
+  using cuda::Call;
+  for (const TransferClose how : {TransferClose::wait, TransferClose::cancel}) {
+    on_failing_gpu(gpu_test::small(GpuSchedule::adversarial),
+                   [&](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+                     TransferQueueOptions options = calm();
+                     options.backoff_ns = options.backoff_max_ns = 1000;
+                     Moving moving(rig, gpu, options);
+                     std::vector<std::uint8_t> bytes(200000, 1);
+                     for (const Call call : {Call::event_record, Call::stream_synchronize}) {
+                       failing.fail({call, 1, ~std::uint64_t{0} / 2, cuda::Result::unknown});
+                     }
+                     Ticket up = moving.queue.upload(moving.memory, bytes.data(), bytes.size());
+                     Ticket down = moving.queue.download(bytes.data(), moving.memory + kMiB, bytes.size());
+                     moving.queue.close(how);
+                     CHECK_FALSE(up.wait().ok());
+                     CHECK_FALSE(down.wait().ok());
+                     CHECK(rig.emulated->usage().host_bytes == 0);  // the context was waited for
+                     CHECK(rig.emulated->usage().waiting_operations == 0);
+                   });
   }
 }
 

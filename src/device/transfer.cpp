@@ -143,6 +143,7 @@ void TransferQueue::close_lanes() noexcept {
   if (lanes == nullptr) return;
   for (unsigned i = 0; i < kTransferDirections; ++i) {
     TransferLane& lane = lanes[i];
+    if (lane.count != 0) lane.ring.abandon();  // what was given up
     lane.ring.close();
     lane.fences.close();
     if (lane.stream != nullptr) {

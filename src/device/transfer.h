@@ -13,9 +13,11 @@
 // submits makes no driver call but the question whether the memory is pinned. No driver call is made while
 // the queue's lock is held. Thread-safe, except open().
 //
-// A driver that answers neither "done" nor "under way" is asked again, kOddAnswersMax times in a row. Then
-// the transfers of that direction end as failed, with its answer: the device may go on with what it has, so
-// the memory of those must not be used again before the context ends, and the ring is not used again either.
+// A driver that answers neither "done" nor "under way" is asked again, after a time that doubles, and
+// meanwhile nothing is queued in that direction. Transfers that wait for kOddAnswersMax such answers in a row
+// end as failed, with its answer. The device may go on with what it has, so their memory must not be used
+// again before a later transfer of the direction has ended well. As soon as the driver tells again such are
+// served.
 #pragma once
 
 #include <atomic>
@@ -118,7 +120,7 @@ class [[nodiscard]] Ticket {
 struct TransferQueueOptions {
   static constexpr unsigned kThreadsMax = 8;
   static constexpr unsigned kInFlightMax = 16;
-  static constexpr std::uint32_t kOddAnswersMax = 1024;
+  static constexpr std::uint32_t kOddAnswersMax = 16;
 
   unsigned threads = 1;                  // 0: whoever waits or polls does the work
   unsigned rings = 1;                    // per direction, see staging.h
@@ -127,7 +129,7 @@ struct TransferQueueOptions {
   std::size_t direct_bytes = 16 * kMiB;  // piece of what needs no staging
   unsigned in_flight_max = 4;            // submissions of a direction at a time; 1 to kInFlightMax
   std::uint32_t transfers_max = 65536;   // that have no end yet or a ticket still
-  std::uint64_t backoff_ns = 100'000;    // before the first retry; doubles, less a random part
+  std::uint64_t backoff_ns = 100'000;    // before what is tried again; doubles, less a random part
   std::uint64_t backoff_max_ns = 10'000'000;
   std::uint64_t seed = 1;            // of the random part
   bool is_write_combined = false;    // the rings for uploads
@@ -231,6 +233,7 @@ class TransferQueue {
   void put_back(TransferItem& item, Outcome why) noexcept;
   void commit(TransferLane& lane, const TransferPiece& piece) noexcept;
   void finish(TransferLane& lane, TransferPiece& piece) noexcept;
+  void give_block(TransferLane& lane, const TransferPiece& piece) noexcept;
   void absorb(TransferPiece& piece) noexcept;
   // With the queue's lock held.
   void stop(TransferItem& item, Outcome why) noexcept;

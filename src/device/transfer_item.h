@@ -66,7 +66,8 @@ struct TransferSubmission {
   static constexpr unsigned kPiecesMax = 32;
 
   Fence fence = 0;
-  bool has_fence = false;  // the driver refused one so far
+  bool has_fence = false;    // the driver refused one so far
+  bool is_given_up = false;  // its transfers have ended; its pieces have no items
   std::uint64_t size_bytes = 0;
   unsigned count = 0;
   TransferPiece pieces[kPiecesMax];
@@ -83,8 +84,10 @@ struct TransferLane {
   std::uint32_t first = 0, count = 0;
   std::uint64_t full_since_ns = 0;  // 0: the ring had room when it was asked last
   std::uint64_t busy_since_ns = 0;
-  std::uint32_t odd_answers = 0;  // of the driver, in a row
-  Outcome given_up;               // not ok: nothing is queued here any more
+  // Of the driver, in a row, neither "done" nor "under way". Meanwhile nothing more is queued.
+  std::uint32_t odd_answers = 0;    // at most kOddAnswersMax
+  std::uint32_t patience_used = 0;  // those of them that a transfer waited for since some were given up
+  std::uint64_t ask_again_ns = 0;   // after an odd answer
   // Under the queue's lock.
   List<TransferItem> waiting[kTransferPriorities];
 };

@@ -67,16 +67,28 @@ bool TransferQueue::retire(TransferLane& lane) noexcept {
   return has_moved;
 }
 
-// Asks the driver how far it is.
+// Asks the driver how far it is; after an odd answer not before some time has passed.
 void TransferQueue::ask(TransferLane& lane) noexcept {
+  const std::uint64_t now_ns = os::clock_fine_ns();
+  if (lane.odd_answers != 0 && now_ns < lane.ask_again_ns) return;
   TransferSubmission& newest =
       lane.submissions[(lane.first + lane.count - 1) % TransferQueueOptions::kInFlightMax];
   Outcome outcome = newest.has_fence ? Outcome() : put_fence(lane, newest);
   const Outcome polled = is_upload_lane(lane) ? lane.ring.poll() : lane.fences.poll();
   if (outcome.ok() && polled.status != Status::device_lost) outcome = polled;
   if (outcome.ok()) {
-    lane.odd_answers = 0;
-  } else if (++lane.odd_answers >= TransferQueueOptions::kOddAnswersMax) {
+    lane.odd_answers = lane.patience_used = 0;
+    return;
+  }
+  bool is_awaited = !newest.is_given_up;
+  {
+    const Lock lock(mutex_);
+    if (lane.odd_answers < TransferQueueOptions::kOddAnswersMax) ++lane.odd_answers;
+    lane.ask_again_ns = now_ns + backoff_ns(lane.odd_answers);
+    for (const List<TransferItem>& list : lane.waiting) is_awaited = is_awaited || !list.is_empty();
+  }
+  lane.patience_used = is_awaited ? lane.patience_used + 1 : 0;
+  if (lane.patience_used >= TransferQueueOptions::kOddAnswersMax) {
     give_up(lane, {Status::failed, outcome.driver});
   }
 }
@@ -95,27 +107,28 @@ void TransferQueue::pop(TransferLane& lane) noexcept {
   lane.full_since_ns = 0;
 }
 
-// Nobody can tell what the device still does here: its blocks are not used again.
+// Nobody can tell what the device still does here: the transfers end, and the submissions stay, with their
+// blocks, until the driver tells again.
 void TransferQueue::give_up(TransferLane& lane, Outcome why) noexcept {
-  lane.given_up = why;
-  lane.odd_answers = 0;
-  lane.ring.abandon();
-  while (lane.count > 0) {
-    TransferSubmission& oldest = lane.submissions[lane.first];
-    for (unsigned i = 0; i < oldest.count; ++i) {
-      TransferItem& item = *oldest.pieces[i].item;
-      const Lock lock(mutex_);
+  lane.patience_used = 0;
+  const Lock lock(mutex_);
+  for (std::uint32_t i = 0; i < lane.count; ++i) {
+    TransferSubmission& submission = lane.submissions[(lane.first + i) % TransferQueueOptions::kInFlightMax];
+    if (submission.is_given_up) continue;
+    submission.is_given_up = true;
+    for (unsigned piece = 0; piece < submission.count; ++piece) {
+      TransferItem& item = *submission.pieces[piece].item;
+      submission.pieces[piece].item = nullptr;
       if (!item.is_stopped) stop(item, why);
       if (--item.pieces_in_flight == 0) end(item);
     }
-    pop(lane);
   }
-  const Lock lock(mutex_);
   stop_lane(lane, why, ~std::uint64_t{0});
 }
 
 // The piece is with the device no more.
 void TransferQueue::finish(TransferLane& lane, TransferPiece& piece) noexcept {
+  if (piece.item == nullptr) return give_block(lane, piece);
   TransferItem& item = *piece.item;
   const bool is_lost = gpu_->is_lost();
   bool is_wanted = false;
@@ -125,7 +138,7 @@ void TransferQueue::finish(TransferLane& lane, TransferPiece& piece) noexcept {
     is_wanted = !item.is_stopped;
   }
   if (is_wanted) absorb(piece);
-  if (piece.block.data != nullptr && !is_upload_lane(lane)) lane.ring.give(piece.block);
+  give_block(lane, piece);
   const Lock lock(mutex_);
   CHECK(item.pieces_in_flight > 0);
   --item.pieces_in_flight;
@@ -146,6 +159,11 @@ void TransferQueue::finish(TransferLane& lane, TransferPiece& piece) noexcept {
   if (item.pieces_in_flight > 0) return;
   if (item.is_stopped) return end(item);
   if (item.passed_bytes == item.what.size_bytes) pass_on(item);
+}
+
+// Blocks of uploads go back by their fences.
+void TransferQueue::give_block(TransferLane& lane, const TransferPiece& piece) noexcept {
+  if (piece.block.data != nullptr && !is_upload_lane(lane)) lane.ring.give(piece.block);
 }
 
 // What the CPU does with bytes that came back. Pieces come in order, so each sum covers all bytes before it.
@@ -201,6 +219,7 @@ bool TransferQueue::start(TransferLane& lane) noexcept {
       lane.submissions[(lane.first + lane.count) % TransferQueueOptions::kInFlightMax];
   submission.count = 0;
   submission.size_bytes = 0;
+  submission.is_given_up = false;
   TransferPiece piece;
   while (submission.count < TransferSubmission::kPiecesMax && choose(lane, submission, &piece)) {
     const Outcome outcome = issue(lane, piece);
@@ -267,8 +286,6 @@ Outcome TransferQueue::issue(TransferLane& lane, TransferPiece& piece) noexcept 
   Outcome outcome;
   if (gpu_->is_lost()) {
     outcome = Status::device_lost;
-  } else if (!lane.given_up.ok()) {
-    outcome = lane.given_up;
   } else if (item.is_staged()) {
     outcome = lane.ring.take(piece.size_bytes, &piece.block);
   }
