@@ -1,6 +1,8 @@
 // Unified buffers when something goes wrong: calls of the driver that fail, accesses that are given up,
 // streams that are captured, devices that are lost.
 #include <array>
+#include <functional>
+#include <optional>
 
 #include "tests/unified_rig.h"
 
@@ -338,6 +340,100 @@ TEST_CASE("K2 unified buffer: who is asked to free memory may evict, and is neve
     CHECK(idle.close().ok());
     CHECK(memory.close().ok());
   });
+}
+
+// A budget of which one buffer has most, and a program that is asked to free memory when another one needs
+// it.
+struct Asked {
+  Asked(Gpu& gpu, std::uint64_t size_bytes) {
+    glebe::paging::BudgetCallbacks callbacks;
+    callbacks.context = this;
+    callbacks.reclaim = [](void* self, std::uint64_t) {
+      auto& asked = *static_cast<Asked*>(self);
+      ++asked.calls;
+      asked.answer();
+      return asked.idle.evict(UnifiedSide::host).ok();
+    };
+    REQUIRE(budget.open("host", size_bytes * 3 / 2, glebe::paging::BudgetAction::reclaim, callbacks) ==
+            glebe::paging::BudgetResult::ok);
+    UnifiedOptions options;
+    options.source = driver_source(gpu);
+    options.budget = &budget;
+    REQUIRE(memory.open(gpu, options).ok());
+    REQUIRE(idle.create(memory, {size_bytes}).ok());
+    CHECK(UnifiedRig::on_host(idle.all()) == Bytes(size_bytes));
+  }
+  ~Asked() {
+    CHECK(idle.close().ok());
+    CHECK(memory.stats().buffers == 0);
+    CHECK(memory.close().ok());
+  }
+  Asked(const Asked&) = delete;
+  Asked& operator=(const Asked&) = delete;
+
+  glebe::paging::Budget budget;
+  UnifiedMemory memory;
+  UnifiedBuffer idle;
+  std::function<void()> answer;
+  int calls = 0;
+};
+
+TEST_CASE("K2 unified buffer: who is asked to free memory may close guards, and their work counts",
+          "[device]") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    INFO("seed " << seed);
+    on_gpu(gpu_test::small(GpuSchedule::adversarial, seed), [&](Rig& rig, Gpu& gpu) {
+      Asked asked(gpu, kUnit);
+      const cuda::Stream streams[] = {rig.stream(), rig.stream()};
+      const cuda::DevicePointer copy = rig.memory(kGranule);
+      UnifiedBuffer buffer;
+      REQUIRE(buffer.create(asked.memory, {kUnit}).ok());
+      REQUIRE(buffer.all().fill(std::uint8_t{7}, UnifiedSide::device, streams[0]).ok());
+      REQUIRE(rig.driver.stream_synchronize(streams[0]) == cuda::Result::success);
+      DeviceRead reader;
+      REQUIRE(buffer.all().device_read(streams[0], &reader).ok());
+      REQUIRE(rig.driver.memcpy_d2d_async(copy, reader.address(), kUnit, streams[0]) ==
+              cuda::Result::success);
+      asked.answer = [&] { reader.close(); };  // of the buffer that this thread asks memory for
+      CHECK(UnifiedRig::on_host(buffer.all()) == Bytes(kUnit, 7));
+      CHECK(asked.calls == 1);
+      CHECK_FALSE(reader.is_open());
+      CHECK(UnifiedRig::info(buffer).readers == 0);
+      REQUIRE(buffer.all().fill(std::uint8_t{9}, UnifiedSide::device, streams[1]).ok());
+      REQUIRE(rig.driver.stream_synchronize(streams[1]) == cuda::Result::success);
+      REQUIRE(rig.driver.stream_synchronize(streams[0]) == cuda::Result::success);
+      Bytes bytes(kUnit);
+      REQUIRE(rig.driver.memcpy_d2h(bytes.data(), copy, kUnit) == cuda::Result::success);
+      CHECK(bytes == Bytes(kUnit, 7));  // the reader came first
+      CHECK(buffer.close().ok());
+      rig.give_back(copy, kGranule);
+      for (const cuda::Stream stream : streams) {
+        CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+      }
+    });
+  }
+}
+
+TEST_CASE("K2 mut-B13 unified buffer: an owner that ends while memory is asked for its buffer", "[device]") {
+  for (const bool is_room_made : {false, true}) {
+    INFO("room is made " << is_room_made);
+    on_gpu(gpu_test::small(), [&](Rig&, Gpu& gpu) {
+      Asked asked(gpu, kUnit);
+      std::optional<UnifiedBuffer> buffer(std::in_place);
+      REQUIRE(buffer->create(asked.memory, {kUnit}).ok());
+      const UnifiedSlice slice = buffer->all();
+      HostRead keeper;
+      if (!is_room_made) REQUIRE(asked.idle.all().host_read(&keeper).ok());
+      asked.answer = [&] { buffer.reset(); };
+      HostRead reader;
+      CHECK(slice.host_read(&reader).status == (is_room_made ? Status::ok : Status::over_budget));
+      CHECK(asked.calls == 1);
+      CHECK(asked.memory.stats().buffers == (is_room_made ? 2 : 1));
+      reader.close();
+      CHECK(asked.memory.stats().buffers == 1);
+      CHECK(slice.host_read(&reader).status == Status::not_owned);
+    });
+  }
 }
 
 TEST_CASE("B6 unified buffer: a fill that fails in the middle leaves one truth", "[device]") {

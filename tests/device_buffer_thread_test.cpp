@@ -156,6 +156,35 @@ TEST_CASE("mut-B13 unified buffer: the last guard closes a buffer whose owner is
   }
 }
 
+TEST_CASE("P9 mut-B13 unified buffer: who shares a buffer that its owner left keeps it", "[device]") {
+  on_unified(gpu_test::small(), [](UnifiedRig& unified, Rig&) {
+    for (const bool is_early : {false, true}) {
+      HostRead guard;
+      UnifiedSlice slice;
+      UnifiedHandle handle = 0;
+      {
+        UnifiedBuffer buffer;
+        REQUIRE(buffer.create(unified.memory, {kUnit}).ok());
+        slice = buffer.all();
+        handle = buffer.handle();
+        REQUIRE(slice.host_read(&guard).ok());
+        if (is_early) REQUIRE(unified.memory.share(handle).ok());
+      }
+      if (!is_early) REQUIRE(unified.memory.share(handle).ok());
+      for (int round = 0; round < 3; ++round) {
+        guard.close();
+        CHECK(unified.memory.stats().buffers == 1);
+        REQUIRE(slice.host_read(&guard).ok());
+      }
+      // And this owner ends like the first one.
+      unified.memory.abandon(handle);
+      CHECK(unified.memory.stats().buffers == 1);
+      guard.close();
+      CHECK(unified.memory.stats().buffers == 0);
+    }
+  });
+}
+
 // Each version of the buffer is one value in all bytes; whoever looks sees one version.
 void use_buffer(const UnifiedBuffer& buffer, Rig& rig, cuda::Stream stream, Random random, Expect& expect) {
   Bytes bytes(3 * kUnit);

@@ -28,6 +28,10 @@ UnitRange covered_units(const UnifiedMemory::Request& request, std::uint64_t siz
   return covered;
 }
 
+UnifiedHandle handle_of(const UnifiedRecord& record) noexcept {
+  return std::uint64_t{record.generation} << 32 | (record.index + 1);
+}
+
 }  // namespace
 
 void UnifiedGuard::close() noexcept {
@@ -62,6 +66,8 @@ Status UnifiedMemory::try_change(UnifiedRecord& record, const Claim& claim, Wait
   if (guards == Status::in_use) return guards;
   if (guards == Status::ok && !record.is_changing) {
     record.is_changing = true;
+    wait->late_touches = record.late_touches;
+    record.late_touches = 0;
     return Status::ok;
   }
   if (guards == Status::not_ready && !claim.waits_for_guards) return Status::not_ready;
@@ -86,7 +92,10 @@ Outcome UnifiedMemory::begin_change(const Claim& claim, UnifiedRecord** found) n
   Wait wait;
   for (;;) {
     const Status status = try_change(*record, claim, &wait);
-    if (status == Status::ok) *found = record;
+    if (status == Status::ok) {
+      *found = record;
+      if (wait.late_touches != 0) note_unordered(*record, wait.late_touches);
+    }
     if (status != Status::not_ready || !wait.is_counted) return status;
     // Called back by whoever was asked for memory: somebody may be waiting for this thread.
     if (is_asking()) return give_up(*record);
@@ -100,39 +109,55 @@ Outcome UnifiedMemory::give_up(UnifiedRecord& record) noexcept {
   return Status::in_use;
 }
 
+// Under the lock: whether the caller is to close the buffer for the owner who left.
+bool UnifiedMemory::take_due(UnifiedRecord& record) noexcept {
+  const bool is_due = record.is_abandoned && record.guards.is_empty();
+  if (is_due) record.is_abandoned = false;
+  return is_due;
+}
+
 void UnifiedMemory::end_change(UnifiedRecord& record) noexcept {
-  bool is_awaited = false;
+  bool is_awaited = false, is_due = false;
+  UnifiedHandle handle = 0;
   {
     const Lock lock(record.mutex);
     record.is_changing = false;
     record.change.fetch_add(1, std::memory_order_relaxed);
     is_awaited = record.waiters != 0;
+    is_due = take_due(record);
+    handle = handle_of(record);
   }
   if (is_awaited) os::wake_all(record.change);
+  if (is_due) abandon(handle);
 }
 
-// Of the device: what the program queued in the stream is behind an event from now on.
+// Of the device: what the program queued in the stream is behind an event from now on. Who is called back for
+// memory must not wait for a change, which may be its own thread's; the next change notes what it did.
 void UnifiedMemory::end_guard(UnifiedGuard& guard) noexcept {
   UnifiedRecord& record = *guard.record_;
+  const UnifiedHandle handle = handle_of(record);  // it stays while there is a guard
   const bool is_device = !is_host_use(guard.use_);
+  const unsigned touches = is_read(guard.use_) ? kReadsDevice : kWritesDevice;
+  bool is_changed = false;
   if (is_device) {
-    const std::uint64_t handle = std::uint64_t{record.generation} << 32 | (record.index + 1);
     UnifiedRecord* same = nullptr;
-    CHECK(begin_change({.buffer = handle, .minds_guards = false}, &same).ok());
-    note_use(record, guard.stream_, is_read(guard.use_) ? kReadsDevice : kWritesDevice);
+    const Status status = begin_change({.buffer = handle, .minds_guards = false}, &same).status;
+    is_changed = status == Status::ok;
+    CHECK(is_changed || status == Status::in_use);
+    if (is_changed) note_use(record, guard.stream_, touches);
   }
-  bool is_awaited = false, is_last = false;
-  const std::uint64_t handle = std::uint64_t{record.generation} << 32 | (record.index + 1);
+  bool is_awaited = false, is_due = false;
   {
     const Lock lock(record.mutex);
     record.guards.remove(&guard);
-    is_last = record.is_abandoned && record.guards.is_empty();
-    if (is_device) record.is_changing = false;
+    if (is_changed) record.is_changing = false;
+    if (is_device && !is_changed) record.late_touches |= touches;
     record.change.fetch_add(1, std::memory_order_relaxed);
     is_awaited = record.waiters != 0;
+    is_due = take_due(record);
   }
   if (is_awaited) os::wake_all(record.change);
-  if (is_last) abandon(handle);
+  if (is_due) abandon(handle);
 }
 
 Outcome UnifiedMemory::resolve(const UnifiedRecord& record, const Request& request, Work* work) noexcept {

@@ -85,6 +85,7 @@ Outcome UnifiedMemory::take_record(std::uint64_t size_bytes, UnifiedHandle* buff
   record.is_broken = record.is_host_foreign = record.is_device_foreign = false;
   record.counts = {};
   record.is_abandoned = false;
+  record.late_touches = 0;
   record.users = 1;
   *buffer = std::uint64_t{++record.generation} << 32 | (index + 1);
   return {};
@@ -144,7 +145,8 @@ Outcome UnifiedMemory::share(UnifiedHandle buffer) noexcept {
   const Lock lock(record->mutex);
   if (record->generation != buffer >> 32 || record->users == 0) return Status::not_owned;
   if (record->users == UINT32_MAX) return Status::bad_argument;
-  ++record->users;
+  if (!record->is_abandoned) ++record->users;
+  record->is_abandoned = false;
   return {};
 }
 
@@ -179,15 +181,19 @@ Outcome UnifiedMemory::release(UnifiedHandle buffer) noexcept {
 void UnifiedMemory::abandon(UnifiedHandle buffer) noexcept {
   UnifiedRecord* record = record_of(buffer);
   if (record == nullptr) return;
-  {
-    const Lock lock(record->mutex);
-    if (record->generation != buffer >> 32 || record->users == 0) return;
-    if (record->users == 1) record->is_abandoned = true;
-    if (record->users == 1 && !record->guards.is_empty()) return;
-  }
-  // What the driver does not let go of stays.
   constexpr int kTries = 3;
-  for (int i = 0; i < kTries && !release(buffer).ok(); ++i) continue;
+  for (int i = 0;; ++i) {
+    {
+      const Lock lock(record->mutex);
+      if (record->generation != buffer >> 32 || record->users == 0) return;
+      // What the driver does not let go of stays, until somebody uses it again.
+      const bool is_last = record->users == 1;
+      const bool must_wait = !record->guards.is_empty() || (i != 0 && record->is_changing);
+      record->is_abandoned = i == kTries || (is_last && must_wait);
+      if (record->is_abandoned) return;
+    }
+    if (release(buffer).ok()) return;
+  }
 }
 
 UnifiedMemory::Asking::Asking(UnifiedMemory& owner) noexcept : memory(owner), thread(os::thread_id()) {

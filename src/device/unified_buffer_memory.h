@@ -16,7 +16,7 @@
 // writer; who does not fit waits, or is refused, as `wait_ns` says. A thread that has a guard and asks for
 // one that would wait for it is refused with in_use: it cannot lock itself out. The same holds for what the
 // budget or the source call back when they are asked for memory: buffers that nobody has they may evict, for
-// others they get in_use.
+// others they get in_use. Guards they may close, of any buffer.
 #pragma once
 
 #include <atomic>
@@ -164,10 +164,11 @@ class UnifiedMemory {
   Outcome adopt(const UnifiedAdoption& adoption, UnifiedHandle* buffer) noexcept;
   // One more owner; release() takes one away, and closes the buffer with the last one. It waits for
   // transfers, and for guards of other threads as wait_ns says. not_owned: closed already. After a failure
-  // the buffer is there as before.
+  // the buffer is there as before. Who shares a buffer that was abandoned takes the place of who left.
   Outcome share(UnifiedHandle buffer) noexcept;
   Outcome release(UnifiedHandle buffer) noexcept;
-  // As release(), for an owner who cannot come back: while there are guards, the last of them closes it.
+  // As release(), for an owner who cannot come back: while there are guards, the last of them closes it, and
+  // where another thread changes it and must not be waited for, that one does.
   void abandon(UnifiedHandle buffer) noexcept;
 
   struct Request {
@@ -247,11 +248,13 @@ class UnifiedMemory {
     std::uint64_t sleep_ns = 0;
     std::uint32_t seen = 0;
     bool is_counted = false;  // as one who waits
+    unsigned late_touches = 0;
   };
   [[nodiscard]] Status try_change(UnifiedRecord& record, const Claim& claim, Wait* wait) noexcept;
   [[nodiscard]] Outcome begin_change(const Claim& claim, UnifiedRecord** record) noexcept;
   [[nodiscard]] static Outcome give_up(UnifiedRecord& record) noexcept;
   void end_change(UnifiedRecord& record) noexcept;
+  [[nodiscard]] static bool take_due(UnifiedRecord& record) noexcept;
   void end_guard(UnifiedGuard& guard) noexcept;
   struct Deed {
     Body body = nullptr;
@@ -312,6 +315,7 @@ class UnifiedMemory {
   [[nodiscard]] Outcome wait_for(UnifiedRecord& record, unsigned touches, const CancelFlag* cancel) noexcept;
   [[nodiscard]] Outcome order_after(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept;
   void note_use(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept;
+  void note_unordered(UnifiedRecord& record, unsigned touches) noexcept;
   void forget_use(UnifiedRecord& record, unsigned index) noexcept;
   void make_room_for_use(UnifiedRecord& record) noexcept;
 

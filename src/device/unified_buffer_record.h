@@ -1,9 +1,9 @@
 // What is known of one unified buffer, inside of UnifiedMemory (namespace glebe::device).
 //
-// The lock guards `generation`, `users`, `waiters`, `guards`, `is_abandoned` and
-// `is_changing`. Everything else belongs to
-// the thread that set is_changing, which makes calls of the driver without the lock. `change` rises under the
-// lock when a guard or a change ends; who waits for that sleeps on it.
+// The lock guards `generation`, `users`, `waiters`, `guards`, `is_abandoned`, `late_touches` and
+// `is_changing`. Everything else belongs to the thread that set is_changing, which makes calls of the driver
+// without the lock. `change` rises under the lock when a guard or a change ends; who waits for that sleeps on
+// it.
 #pragma once
 
 #include <atomic>
@@ -41,7 +41,9 @@ struct UnifiedRecord {
   std::uint32_t users = 0;    // owners; 0: vacant, or being closed
   std::uint32_t waiters = 0;  // threads that sleep on `change`, or are about to
   bool is_changing = false;
-  bool is_abandoned = false;  // the last guard closes it
+  bool is_abandoned = false;  // an owner left who could not close it: the last guard or change does
+  unsigned late_touches =
+      0;  // of guards that ended while somebody else changed it; the next change notes them
   List<UnifiedGuard> guards;
 
   UnifiedState state = UnifiedState::host_only;

@@ -266,6 +266,15 @@ void UnifiedMemory::make_room_for_use(UnifiedRecord& record) noexcept {
   forget_use(record, 0);
 }
 
+// Work that no event stands for: all that the device does is waited for.
+void UnifiedMemory::note_unordered(UnifiedRecord& record, unsigned touches) noexcept {
+  if (record.pending_count == UnifiedRecord::kPendingMax) {
+    const CurrentContext current(*gpu_);
+    make_room_for_use(record);
+  }
+  record.pending[record.pending_count++] = {nullptr, 0, touches};
+}
+
 // Whatever was queued in the stream so far and touches the buffer is behind an event now.
 void UnifiedMemory::note_use(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept {
   const CurrentContext current(*gpu_);
