@@ -476,6 +476,26 @@ TEST_CASE("B6 unified buffer: a stream that is being captured is refused", "[dev
   });
 }
 
+TEST_CASE("B6 unified buffer: a guard that ends in a capture stands for all that the device does",
+          "[device]") {
+  on_failing_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    UnifiedRig unified(rig, gpu);
+    UnifiedBuffer buffer;
+    REQUIRE(buffer.create(unified.memory, {kUnit}).ok());
+    DeviceWrite guard;
+    REQUIRE(buffer.all().device_write(unified.stream, &guard, Overwrite::full).ok());
+    REQUIRE(rig.driver.memset_d8_async(guard.address(), 3, kUnit, unified.stream) == cuda::Result::success);
+    rig.emulated->set_capture_status(unified.stream, cuda::CaptureStatus::active);
+    const std::uint64_t records = failing.calls(cuda::Call::event_record);
+    guard.close();
+    CHECK(failing.calls(cuda::Call::event_record) == records);  // it would belong to the graph
+    CHECK(unified.info(buffer).pending == 1);
+    rig.emulated->set_capture_status(unified.stream, cuda::CaptureStatus::none);
+    CHECK(unified.on_host(buffer.all()) == Bytes(kUnit, 3));
+    CHECK(buffer.close().ok());
+  });
+}
+
 TEST_CASE("B3 unified buffer: many streams make the host wait once, not each time", "[device]") {
   on_failing_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     SlabSource slab(rig);

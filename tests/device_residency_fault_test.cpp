@@ -6,6 +6,45 @@
 namespace device_test {
 namespace {
 
+TEST_CASE("X3 B6 a stream that is being captured gets no lease and ends none", "[device]") {
+  on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    ResidentRig at(gpu, {});
+    const cuda::Stream stream = rig.stream();
+    const cuda::DevicePointer address = at.make(2);
+    REQUIRE(fill(at, rig.driver, address, 5, stream).ok());
+    REQUIRE(at.heap.sleep(0, 1).ok());
+    const ChunkUse use{address, 0, Access::read};
+    Lease lease;
+    for (const bool is_resident : {false, true}) {
+      for (const cuda::CaptureStatus status :
+           {cuda::CaptureStatus::active, cuda::CaptureStatus::invalidated}) {
+        rig.emulated->set_capture_status(stream, status);
+        const ResidencyStats before = at.heap.stats();
+        CHECK(at.acquire(address, Access::read, stream, &lease).status == Status::unsupported);
+        CHECK(at.heap.prefetch({&use, 1}, stream).status == Status::unsupported);
+        CHECK(at.heap.stats().live_leases == 0);
+        CHECK(at.heap.stats().leases == before.leases);
+        CHECK(in_state(at, ChunkState::resident) == (is_resident ? 2 : 0));
+      }
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::none);
+      REQUIRE(at.acquire(address, Access::read, stream, &lease).ok());
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::active);
+      const std::uint64_t records = failing.calls(cuda::Call::event_record);
+      CHECK(at.heap.release(lease).status == Status::unsupported);
+      CHECK(failing.calls(cuda::Call::event_record) == records);
+      CHECK(at.heap.stats().live_leases == 1);  // it is still held
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::none);
+      CHECK(at.heap.release(lease).ok());
+    }
+    // The default stream, which refuses the question while another one is captured.
+    failing.fail({cuda::Call::stream_is_capturing, 1, 1, static_cast<cuda::Result>(906)});
+    CHECK(at.acquire(address, Access::read, nullptr, &lease).status == Status::unsupported);
+    CHECK(holds(at, rig.driver, address, 5, stream));
+    CHECK(at.heap.validate());
+    CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+  });
+}
+
 struct Picture {
   std::uint64_t chunks[kChunkStates];
   std::uint64_t used_slots, file_chunks, idle_handles, handles;

@@ -201,6 +201,26 @@ TEST_CASE("X6 a staging slab stays, and in its budget, where nobody can tell or 
   }
 }
 
+TEST_CASE("X3 X6 a stream that is being captured makes no fence", "[device]") {
+  on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
+    Staged staged(rig, gpu, small_ring(4 * kKiB));
+    StagingBlock block;
+    REQUIRE(staged.ring.take(kKiB, &block).ok());
+    rig.emulated->set_capture_status(staged.stream, cuda::CaptureStatus::active);
+    const std::uint64_t records = failing.calls(cuda::Call::event_record);
+    Fence fence = 0;
+    CHECK(staged.ring.submit({&block, 1}, staged.stream, &fence).status == Status::unsupported);
+    CHECK(failing.calls(cuda::Call::event_record) == records);
+    CHECK(staged.fences.recorded() == 0);
+    CHECK(staged.ring.stats().live_bytes == kKiB);  // it is still the taker's
+    rig.emulated->set_capture_status(staged.stream, cuda::CaptureStatus::none);
+    REQUIRE(staged.ring.submit({&block, 1}, staged.stream, &fence).ok());
+    REQUIRE(staged.ring.wait(fence).ok());
+    CHECK(staged.ring.stats().live_bytes == 0);
+    CHECK(staged.events.idle() == staged.events.created());
+  });
+}
+
 TEST_CASE("X6 a lost device holds no staging block", "[device]") {
   on_failing_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     Staged staged(rig, gpu, small_ring(4 * kKiB));

@@ -305,6 +305,7 @@ typedef struct glebe_device_lease {
 
 // Brings all of up to 1024 uses to the device or nothing, keeps it there until release, and makes the stream
 // wait for the copies. over_budget: `message` (may be NULL) says what is needed and who holds what.
+// unsupported: the stream is being captured into a graph; the same from release, which leaves the lease held.
 GLEBE_API glebe_device_result glebe_device_acquire(glebe_device_resident* resident,
                                                    const glebe_device_use* uses, size_t count, void* stream,
                                                    glebe_device_lease* lease, char* message,

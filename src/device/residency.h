@@ -17,7 +17,8 @@
 //
 // Thread-safe. A lease on resident chunks takes one short lock. Everything that moves is done by the calling
 // thread under a second lock, the mover's; copies go on in streams of the heap after a call returned. Streams
-// that are being captured take no part: acquire before the capture begins. See docs/design.md, "GPU".
+// that are being captured take no part (unsupported): acquire before the capture begins. See docs/design.md,
+// "GPU".
 #pragma once
 
 #include <atomic>
@@ -150,13 +151,15 @@ class ResidentHeap {
 
   // Brings all of it to the device, pins it there until release(), and makes `stream` wait for the copies.
   // over_budget: it can never fit, or others hold too much: see *shortfall (may be nullptr). out_of_memory:
-  // host and file have no room for what would have to leave. not_owned, bad_argument, io_error, corrupt.
+  // host and file have no room for what would have to leave. unsupported: the stream is being captured.
+  // not_owned, bad_argument, io_error, corrupt.
   // Ranges may overlap. A failure leaves everything as it was.
   Outcome acquire(std::span<const ChunkUse> uses, cuda::Stream stream, Lease* lease,
                   Shortfall* shortfall = nullptr) noexcept;
   // After the work was queued in the stream of the lease, which still exists: chunks stay until it is past
   // this point. A lease on the stream of a thread that another thread releases makes that one wait for
-  // everything. not_owned: no such lease. Any other failure: the lease is still held. device_lost ends it.
+  // everything. not_owned: no such lease. Any other failure (unsupported: the stream is being captured): the
+  // lease is still held. device_lost ends it.
   Outcome release(Lease lease) noexcept;
   // acquire() for reading without a pin: a hint that costs the copies now instead of later. Others may leave
   // for it, `stream` waits for the copies, and it fails like acquire().

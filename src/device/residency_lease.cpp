@@ -124,7 +124,8 @@ Outcome ResidentHeap::acquire_any(const Asked& asked, std::uint32_t* number, Sho
   unsigned long long stream_id = 0;
   {
     const CurrentContext current(*gpu_);
-    outcome = gpu_->check(gpu_->driver().stream_get_id(asked.stream, &stream_id));
+    outcome = gpu_->check_not_captured(asked.stream);
+    if (outcome.ok()) outcome = gpu_->check(gpu_->driver().stream_get_id(asked.stream, &stream_id));
   }
   if (!outcome.ok()) return outcome;
   bool is_resident = true, is_settled = false;
@@ -341,8 +342,10 @@ Outcome ResidentHeap::mark_release(const LeaseRecord& record, MarkIndex* mark) n
   if (found != cuda::Result::success || stream_id != record.stream_id) {
     return gpu_->check(gpu_->driver().ctx_synchronize());
   }
+  Outcome outcome = gpu_->check_not_captured(record.stream);
+  if (!outcome.ok()) return outcome;
   cuda::Event event = nullptr;
-  Outcome outcome = events_.take(&event);
+  outcome = events_.take(&event);
   if (outcome.ok()) {
     std::uint64_t begun = 0;
     {

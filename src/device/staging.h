@@ -97,7 +97,8 @@ class StagingRing {
   // Makes a block free now. Nothing on the device uses it (any more).
   void give(const StagingBlock& block) noexcept;
   // Of an upload ring: the blocks are free again when what was queued in `stream` until now is done. A
-  // failure leaves them with the caller: the driver neither records nor waits, so nobody can tell.
+  // failure leaves them with the caller: the driver neither records nor waits, so nobody can tell, or
+  // (unsupported) the stream is being captured.
   Outcome submit(std::span<const StagingBlock> blocks, cuda::Stream stream, Fence* fence) noexcept;
 
   // Frees what the device has let go of. As FenceQueue::poll().

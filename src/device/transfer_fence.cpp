@@ -30,8 +30,11 @@ void FenceQueue::close() noexcept {
 
 // An event behind the work in the stream; nullptr when the work is done already.
 Outcome FenceQueue::mark(cuda::Stream stream, cuda::Event* event) noexcept {
-  Outcome outcome = events_->take(event);
   const CurrentContext current(*gpu_);
+  Outcome outcome = gpu_->check_not_captured(stream);
+  if (gpu_->is_lost()) return {};
+  if (!outcome.ok()) return outcome;
+  outcome = events_->take(event);
   if (outcome.ok()) {
     outcome = gpu_->check(gpu_->driver().event_record(*event, stream));
     if (outcome.ok()) return outcome;

@@ -42,7 +42,8 @@ class FenceQueue {
 
   // A fence behind all that was queued in `stream`; `size_bytes` counts as in flight until it is reached.
   // With kFencesMax of them it waits for the oldest one first. Thread-safe. failed, out_of_memory: the driver
-  // neither records nor waits; there is no fence, and what was queued may go on for ever.
+  // neither records nor waits; there is no fence, and what was queued may go on for ever. unsupported: the
+  // stream is being captured, and there is no fence.
   Outcome record(cuda::Stream stream, std::uint64_t size_bytes, Fence* fence) noexcept;
   // Looks which fences are reached, without waiting. Thread-safe. device_lost: all are. failed,
   // out_of_memory: the driver did not tell; nothing has changed.

@@ -144,7 +144,7 @@ void UnifiedMemory::end_guard(UnifiedGuard& guard) noexcept {
     const Status status = begin_change({.buffer = handle, .minds_guards = false}, &same).status;
     is_changed = status == Status::ok;
     CHECK(is_changed || status == Status::in_use);
-    if (is_changed) note_use(record, guard.stream_, touches);
+    if (is_changed) note_end(record, guard.stream_, touches);
   }
   bool is_awaited = false, is_due = false;
   {

@@ -178,8 +178,9 @@ class UnifiedMemory {
     const CancelFlag* cancel = nullptr;
   };
   // not_owned: closed. bad_argument: outside of it, or empty. unsupported: the stream is being captured into
-  // a graph (a guard neither opens nor closes during that). in_use, timed_out, cancelled; out_of_memory,
-  // over_budget, no_host_memory, device_lost, failed: contents are as before.
+  // a graph (a guard that closes during that stands for all that the device does until then). in_use,
+  // timed_out, cancelled; out_of_memory, over_budget, no_host_memory, device_lost, failed: contents are as
+  // before.
   Outcome access(const Request& request, UnifiedGuard* guard) noexcept;
 
   // Starts to make a copy of the range valid on a side and does not wait for it. Copies to the host go
@@ -315,6 +316,7 @@ class UnifiedMemory {
   [[nodiscard]] Outcome wait_for(UnifiedRecord& record, unsigned touches, const CancelFlag* cancel) noexcept;
   [[nodiscard]] Outcome order_after(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept;
   void note_use(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept;
+  void note_end(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept;
   void note_unordered(UnifiedRecord& record, unsigned touches) noexcept;
   void forget_use(UnifiedRecord& record, unsigned index) noexcept;
   void make_room_for_use(UnifiedRecord& record) noexcept;

@@ -275,6 +275,13 @@ void UnifiedMemory::note_unordered(UnifiedRecord& record, unsigned touches) noex
   record.pending[record.pending_count++] = {nullptr, 0, touches};
 }
 
+// A guard ends. An event that is recorded during a capture is a part of the graph.
+void UnifiedMemory::note_end(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept {
+  const CurrentContext current(*gpu_);
+  const bool is_captured = gpu_->check_not_captured(stream).status == Status::unsupported;
+  is_captured ? note_unordered(record, touches) : note_use(record, stream, touches);
+}
+
 // Whatever was queued in the stream so far and touches the buffer is behind an event now.
 void UnifiedMemory::note_use(UnifiedRecord& record, cuda::Stream stream, unsigned touches) noexcept {
   const CurrentContext current(*gpu_);
