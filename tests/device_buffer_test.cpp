@@ -553,5 +553,31 @@ TEST_CASE("K2 unified buffer: memory of the host is charged to a budget", "[devi
   });
 }
 
+TEST_CASE("P14 mut-D03 unified buffer: memory of both sides is aligned, fresh, resized or back again",
+          "[device]") {
+  on_unified(gpu_test::small(), [](UnifiedRig& unified, Rig&) {
+    for (const bool is_pinned : {false, true}) {
+      UnifiedBuffer buffer;
+      REQUIRE(buffer.create(unified.memory, {100, is_pinned}).ok());
+      for (const std::uint64_t size : {std::uint64_t{1}, kUnit + 5, std::uint64_t{7}}) {
+        REQUIRE(buffer.resize(size).ok());
+        for (const UnifiedSide side : {UnifiedSide::host, UnifiedSide::device}) {
+          const std::uint64_t align_bytes = UnifiedRig::info(buffer).align_bytes;
+          CHECK(align_bytes == kDeviceAlignBytes);
+          HostRead host;
+          DeviceRead device;
+          REQUIRE(buffer.all().host_read(&host).ok());
+          REQUIRE(buffer.all().device_read(unified.stream, &device).ok());
+          CHECK(reinterpret_cast<std::uintptr_t>(host.data()) % align_bytes == 0);
+          CHECK(device.address() % align_bytes == 0);
+          host.close();
+          device.close();
+          REQUIRE(buffer.evict(side).ok());
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace device_test
