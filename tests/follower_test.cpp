@@ -52,14 +52,16 @@ int thread_called(const std::string& name) {
   return found;
 }
 
+int cpus_of(int thread) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(thread, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
 struct Listener {
   int thread = thread_called("glebe-fault");
 
-  [[nodiscard]] int cpus() const {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    return ::sched_getaffinity(thread, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
-  }
+  [[nodiscard]] int cpus() const { return cpus_of(thread); }
   // On one CPU, and behind all others where that can be undone.
   [[nodiscard]] bool is_following() const {
     const bool is_behind = ::sched_getscheduler(thread) == SCHED_IDLE;
@@ -123,6 +125,8 @@ int follows_and_leaves() {
   for (int round = 0; round < 2; ++round) {
     if (!work_until(touch, [&] { return listener.is_following(); })) return 3;
     if (!work_until([] { sleep_ms(5); }, [&] { return listener.is_ordinary(); })) return 4;
+    const int evictor = thread_called("glebe-evict");  // moved pages beside the thread; now anywhere
+    if (!work_until([] { sleep_ms(5); }, [&] { return cpus_of(evictor) == cpus_of(0); })) return 6;
   }
   return wrong == 0 && pager_stats().follows >= 2 ? 0 : 5;
 }

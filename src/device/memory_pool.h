@@ -68,15 +68,12 @@ class MemoryPool {
     return outcome;
   }
   // Contiguous tiles of 64 KiB inside one handle.
-  Outcome allocate_tiles(std::uint64_t count, TileRun* run) noexcept requires requires(const Source& tiles) {
-    tiles.place_of(0);
-  };
+  Outcome allocate_tiles(std::uint64_t count, TileRun* run) noexcept requires TiledSource<Source>;
 
   // Where the tile at an address is that the caller has: its handle, and the offset in it. Thread-safe.
-  [[nodiscard]] auto place_of(std::uint64_t address) const noexcept requires requires(const Source& tiles) {
-    tiles.place_of(0);
+  [[nodiscard]] auto place_of(std::uint64_t address) const noexcept requires TiledSource<Source> {
+    return source_.place_of(source_.offset_of(address));
   }
-  { return source_.place_of(address - base_); }
 
   // Frees the block that starts there; the caller has proved that nothing uses it. not_owned, double_free:
   // nothing has changed. With is_cleared also as the driver answers.
@@ -272,11 +269,8 @@ void MemoryPool<Source, Engine>::count_block() noexcept {
 }
 
 template <ChunkSource Source, PlacementEngine Engine>
-Outcome MemoryPool<Source, Engine>::allocate_tiles(std::uint64_t count, TileRun* run) noexcept requires
-    requires(const Source& tiles) {
-  tiles.place_of(0);
-}
-{
+Outcome MemoryPool<Source, Engine>::allocate_tiles(std::uint64_t count,
+                                                   TileRun* run) noexcept requires TiledSource<Source> {
   if (count > ~std::uint64_t{0} / kTileBytes) return Status::bad_argument;
   std::uint64_t address = 0;
   const Outcome outcome = allocate(count * kTileBytes, 0, &address);

@@ -96,6 +96,7 @@ void wait_for_room(std::uint64_t limit_ns) noexcept {
   if (!is_room_short()) return;
   const std::uint64_t start = os::clock_fine_ns();
   const std::uint64_t outs_before = pager.counters.page_outs.load(std::memory_order_relaxed);
+  const std::uint32_t rounds_before = pager.rounds.load(std::memory_order_relaxed);
   while (is_room_short() && os::clock_fine_ns() - start <= limit_ns) {
     const std::uint32_t round = pager.rounds.load(std::memory_order_acquire);
     pager.calls.fetch_add(1, std::memory_order_release);
@@ -104,8 +105,11 @@ void wait_for_room(std::uint64_t limit_ns) noexcept {
   }
   const std::uint64_t waited_ns = os::clock_fine_ns() - start;
   const std::uint64_t outs = pager.counters.page_outs.load(std::memory_order_relaxed) - outs_before;
-  // Waiting does not help: hardly anything can go out. The program goes on, above its budget.
-  if (waited_ns > limit_ns && outs < limit_ns / kNsPerPage)
+  // Waiting does not help: hardly anything can go out. The program goes on, above its budget. Not so when the
+  // evictor just had no CPU, as on a busy machine: then whole rounds would have been too few too.
+  const bool had_its_turn = pager.rounds.load(std::memory_order_relaxed) - rounds_before >= 2 ||
+                            pager.is_evictor_writing.load(std::memory_order_relaxed);
+  if (waited_ns > limit_ns && outs < limit_ns / kNsPerPage && had_its_turn)
     pager.no_pressure_until_ms.store(os::clock_coarse_ms() + kPauseMs, std::memory_order_relaxed);
   count(pager.counters.throttles);
   count(pager.counters.throttle_ns, waited_ns);

@@ -443,7 +443,9 @@ bool Evictor::finish_page(const BatchPage& item, Handle written) noexcept {
 
 unsigned Evictor::finish_batch() noexcept {
   if (batch_.count() == 0) return 0;
+  pager.is_evictor_writing.store(true, std::memory_order_relaxed);
   pager.store(pager.own_store).write(batch_);
+  pager.is_evictor_writing.store(false, std::memory_order_relaxed);
   unsigned freed = 0;
   for (unsigned i = 0; i < batch_.count(); ++i)
     freed += finish_page(batch_pages_[i], batch_.written(i)) ? 1u : 0u;
@@ -546,6 +548,7 @@ bool start_evictor() noexcept {
   if (made == nullptr) return false;
   if (!made->open(evictor)) return false;
   evictor = made;
+  pager.is_evictor_writing.store(false, std::memory_order_relaxed);
   return os::start_service_thread(
       [](void* started) {
         wait_at_gate();

@@ -53,6 +53,7 @@ struct Pager {
   std::atomic<std::size_t> used_bytes{0};                    // as of the evictor's last look
   std::atomic<std::uint64_t> staged_pages{0}, out_pages{0};  // at least as many as the words say
   std::atomic<std::uint64_t> no_pressure_until_ms{0};        // waiting did not help lately
+  std::atomic<bool> is_evictor_writing{false};               // it may be the disk that keeps it
   Room room;
   // Touches since the evictor last looked of pages that a little more room would have kept: in RAM, or in the
   // compressed tier. And how long a read of a page file takes, on average.
@@ -63,6 +64,8 @@ struct Pager {
   std::atomic<std::uint32_t> ready{0};   // futex: 1 when the pager serves, 2 when it cannot
   std::atomic<std::uint32_t> gate{0};    // futex: 1 when the threads may begin
   std::atomic<int> evictor_thread{0};    // its number, when it runs
+  // Where the evictor moves pages to the staging area: the CPU of the one thread that faults; -1: anywhere.
+  std::atomic<int> staging_cpu{-1};
   std::atomic<std::uint32_t> fork_sequence{0};
   std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
   std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer
