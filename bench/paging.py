@@ -46,6 +46,9 @@ class Way:
     def is_kernel(self):
         return self.paged is None and self.name != 'unlimited'
 
+    def has_pool(self):
+        return self.is_kernel() and self.name in ('zswap', 'zram')
+
     def needs_swap(self):
         return self.is_kernel() or self.mode == 'kernel'
 
@@ -99,9 +102,7 @@ class Run:
             entries = [f'paging={way.mode or options.mode}', f'memory={budget}',
                        f'stats_file={self.stats}/%p.json', *way.paged]
             self.environment['GLEBE_OPTIONS'] = ','.join(entries)
-        is_followed = way.is_kernel() and not options.pools_are_free
         self.watch = kernel.Watch(self.cgroup)
-        self.threads = [self.watch, *([kernel.Follower(self.cgroup, budget)] if is_followed else [])]
 
     def start(self, command, **more):
         return subprocess.Popen([str(word) for word in command], env=self.environment,
@@ -109,13 +110,11 @@ class Run:
                                 **more)
 
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        self.watch.start()
         return self
 
     def __exit__(self, *_):
-        for thread in self.threads:
-            thread.stop()
+        self.watch.stop()
         self.cgroup.remove()
         shutil.rmtree(self.stats, ignore_errors=True)
 
@@ -224,13 +223,23 @@ KILLS_MOST = 2
 
 def one_run(options, workloads, name, way, budget):
     """A baseline that the kernel kills for want of memory, which depends on how fast its swap happens to be,
-    gets two more tries; the kills are counted."""
-    for kills in range(KILLS_MOST + 1):
-        result = try_once(options, workloads, name, way, budget)
+    gets two more tries; the kills are counted. One with pools in RAM is run until it holds the budget."""
+    search = kernel.LimitSearch(budget) if way.has_pool() and not options.pools_are_free else None
+    kills = 0
+    while True:
+        result = try_once(options, workloads, name, way, search.limit if search else budget)
         result['kills'] = kills
-        if not (way.is_kernel() and result.get('error')):
-            break
-    return result
+        if way.is_kernel() and result.get('error'):
+            kills += 1
+            if kills > KILLS_MOST:
+                return result
+        elif search is None:
+            return result
+        else:
+            result['limit_bytes'] = search.limit
+            search.note(result['peak_held_bytes'])
+            if search.is_done():
+                return result
 
 
 def try_once(options, workloads, name, way, budget):
@@ -391,8 +400,8 @@ def parse():
     parser.add_argument('--kernel-allocator', choices=['glebe', 'libc'], default='glebe',
                         help='what the baselines of the kernel run with; glebe has its paging off there')
     parser.add_argument('--pools-are-free', action='store_true',
-                        help='do not take what zram, and under cgroups of version 1 zswap, hold in RAM from '
-                             'the limit of the baselines: they then use more memory than the budget')
+                        help='the limit of the baselines is the budget, although zram, and under cgroups of '
+                             'version 1 zswap, take RAM besides: they then use more memory')
     parser.add_argument('--json')
     options = parser.parse_args()
     options.library, options.programs = os.path.abspath(options.library), os.path.abspath(options.programs)

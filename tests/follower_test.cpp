@@ -125,7 +125,7 @@ int follows_and_leaves() {
   for (int round = 0; round < 2; ++round) {
     if (!work_until(touch, [&] { return listener.is_following(); })) return 3;
     if (!work_until([] { sleep_ms(5); }, [&] { return listener.is_ordinary(); })) return 4;
-    const int evictor = thread_called("glebe-evict");  // moved pages beside the thread; now anywhere
+    const int evictor = thread_called("glebe-evict");  // was kept away from the thread
     if (!work_until([] { sleep_ms(5); }, [&] { return cpus_of(evictor) == cpus_of(0); })) return 6;
   }
   return wrong == 0 && pager_stats().follows >= 2 ? 0 : 5;

@@ -128,15 +128,8 @@ class Cgroup:
         if limit_bytes:
             self.limit(limit_bytes)
 
-    def used_bytes(self):
-        return int(read(f'{self.path}/{"memory.usage_in_bytes" if self.is_1 else "memory.current"}', '0'))
-
     def limit(self, size_bytes):
         write(f'{self.path}/{"memory.limit_in_bytes" if self.is_1 else "memory.max"}', size_bytes)
-
-    def uncharged_pool_bytes(self):
-        """What compressed pools hold and no cgroup is charged for: zram never, zswap only in version 2."""
-        return pool_bytes() if self.is_1 else zram_bytes()
 
     def enter(self):
         """Runs in the child before exec."""
@@ -157,33 +150,32 @@ class Cgroup:
         raise OSError(f'{self.path} cannot be removed')
 
 
-class Follower(threading.Thread):
-    """The limit of a cgroup follows: what an uncharged pool takes is taken from it. In small steps and in a
-    thread of its own, because the write of a limit waits in the kernel until so much went out; one that is
-    far below what a busy program uses waits until the program ends."""
-    STEP_BYTES = 1 << 19
+class LimitSearch:
+    """The limit of a cgroup with which a run holds about its budget, with pools that no cgroup is charged for:
+    each run tells the next. (To lower the limit during a run does not work: the write waits in the kernel
+    until so much went out, and a busy program brings it back as fast.)"""
+    RUNS_MOST = 4
+    CLOSE = 0.06
 
-    def __init__(self, cgroup, budget):
-        super().__init__(daemon=True)
-        self.cgroup, self.budget, self.done = cgroup, budget, threading.Event()
-        self.before = cgroup.uncharged_pool_bytes()
+    def __init__(self, budget):
+        self.budget, self.limit, self.seen = budget, budget, []
 
-    def run(self):
-        limit = self.budget
-        while not self.done.wait(0.002):
-            pool = max(0, self.cgroup.uncharged_pool_bytes() - self.before)
-            wanted = max(self.budget - pool, self.budget // 8)
-            if wanted < limit:
-                wanted = max(wanted, min(limit, self.cgroup.used_bytes()) - self.STEP_BYTES)
-            if wanted == limit:
-                continue
-            with contextlib.suppress(OSError):  # EBUSY: not so much can go out at once; again in a moment
-                self.cgroup.limit(wanted)
-                limit = wanted
+    def is_done(self):
+        if not self.seen:
+            return False
+        peak = self.seen[-1][1]
+        return abs(peak - self.budget) <= self.CLOSE * self.budget or len(self.seen) == self.RUNS_MOST
 
-    def stop(self):
-        self.done.set()
-        self.join()
+    def note(self, peak_held):
+        """What is held is nearly linear in the limit; the first step supposes that all else compresses to a
+        third."""
+        self.seen.append((self.limit, peak_held))
+        slope = 2 / 3
+        if len(self.seen) > 1 and self.seen[-1][0] != self.seen[-2][0]:
+            slope = (self.seen[-1][1] - self.seen[-2][1]) / (self.seen[-1][0] - self.seen[-2][0])
+        slope = min(1.0, max(0.3, slope))
+        wanted = self.limit + (self.budget - peak_held) / slope
+        self.limit = int(min(self.budget, max(wanted, self.budget / 8)))
 
 
 class Watch(threading.Thread):

@@ -61,7 +61,6 @@ class Evictor {
   [[nodiscard]] bool take_idle(std::uint64_t now_ms) noexcept;
   void give_back_free_memory() noexcept;
   void give_back_free_pages(std::uint64_t group) noexcept;
-  [[nodiscard]] unsigned stage_beside(std::uint64_t wanted_pages) noexcept;
   unsigned stage(std::uint64_t wanted_pages) noexcept;
   unsigned stage_runs(std::span<const os::PageScan::Run> runs, std::uint64_t wanted_pages,
                       std::uintptr_t* reached) noexcept;

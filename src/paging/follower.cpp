@@ -33,7 +33,6 @@ bool Follower::go_along() noexcept {
   const int evictor = pager.evictor_thread.load(kRelaxed);
   if (evictor == 0 || !os::run_not_on(evictor, cpu)) return false;
   if (!os::run_only_on(listener_.load(kRelaxed), cpu)) return false;
-  pager.staging_cpu.store(cpu, kRelaxed);
   cpu_ = cpu;
   return true;
 }
@@ -68,7 +67,6 @@ bool Follower::leave() noexcept {
   const bool is_lost = is_behind_ && !os::answer_quickly(listener);
   is_behind_ = false;
   os::run_anywhere(listener);
-  pager.staging_cpu.store(-1);  // before the next call: the evictor looks again after it moved
   os::run_anywhere(pager.evictor_thread.load(kRelaxed));
   cpu_ = -1;
   is_following_.store(false, kRelaxed);
@@ -79,7 +77,6 @@ void Follower::run() noexcept {
   constexpr std::uint64_t kPauseNs = 100'000'000, kLongPauseNs = 2'000'000'000, kNapNs = 3'600'000'000'000;
   is_behind_ = false;
   cpu_ = -1;
-  pager.staging_cpu.store(-1);  // in a forked child, where its parent's was
   is_following_.store(false, kRelaxed);
   for (std::uint32_t answered = asked_.load(std::memory_order_acquire);;) {
     os::wait_on(asked_, answered, kNapNs);

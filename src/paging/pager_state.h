@@ -64,8 +64,6 @@ struct Pager {
   std::atomic<std::uint32_t> ready{0};   // futex: 1 when the pager serves, 2 when it cannot
   std::atomic<std::uint32_t> gate{0};    // futex: 1 when the threads may begin
   std::atomic<int> evictor_thread{0};    // its number, when it runs
-  // Where the evictor moves pages to the staging area: the CPU of the one thread that faults; -1: anywhere.
-  std::atomic<int> staging_cpu{-1};
   std::atomic<std::uint32_t> fork_sequence{0};
   std::atomic<std::uint32_t> forks_under_way{0};     // between the hooks before and after fork(2)
   std::atomic<std::uint32_t> unclaimed_children{0};  // children whose faults we answer
