@@ -151,8 +151,8 @@ class Cgroup:
 
 
 class LimitSearch:
-    """The limit of a cgroup with which a run holds about its budget, with pools that no cgroup is charged for:
-    each run tells the next. (To lower the limit during a run does not work: the write waits in the kernel
+    """The limit of a cgroup with which a run holds about its budget, with pools that no cgroup pays for: each
+    run tells the next. (To lower the limit during a run does not work: the write waits in the kernel
     until so much went out, and a busy program brings it back as fast.)"""
     RUNS_MOST = 4
     CLOSE = 0.06

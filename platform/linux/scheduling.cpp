@@ -38,9 +38,9 @@ struct CpuMask {
   unsigned long words[8192 / 64] = {};
   long size_bytes = 0;
 
-  // Those that the calling thread may use.
-  [[nodiscard]] bool get() noexcept {
-    size_bytes = ::syscall(SYS_sched_getaffinity, 0, sizeof words, words);
+  // Those that a thread may use; 0: the calling one.
+  [[nodiscard]] bool get(int thread) noexcept {
+    size_bytes = ::syscall(SYS_sched_getaffinity, thread, sizeof words, words);
     return size_bytes > 0;
   }
   [[nodiscard]] unsigned long& word_of(int cpu) noexcept { return words[static_cast<unsigned>(cpu) / 64]; }
@@ -106,18 +106,18 @@ bool run_only_on(int thread, int cpu) noexcept {
   return mask.give_to(thread);
 }
 
-bool run_not_on(int thread, int cpu) noexcept {
+bool run_not_on(int thread, int cpu, int like_thread) noexcept {
   const ErrnoScope errno_scope;
   CpuMask mask;
-  if (!mask.get()) return false;
+  if (!mask.get(like_thread)) return false;
   mask.word_of(cpu) &= ~bit_of(cpu);
   return mask.give_to(thread);  // EINVAL when none is left
 }
 
-void run_anywhere(int thread) noexcept {
+void run_anywhere(int thread, int like_thread) noexcept {
   const ErrnoScope errno_scope;
   CpuMask mask;
-  if (mask.get()) static_cast<void>(mask.give_to(thread));
+  if (mask.get(like_thread)) static_cast<void>(mask.give_to(thread));
 }
 
 }  // namespace glebe::os

@@ -61,6 +61,7 @@ class Evictor {
   [[nodiscard]] bool take_idle(std::uint64_t now_ms) noexcept;
   void give_back_free_memory() noexcept;
   void give_back_free_pages(std::uint64_t group) noexcept;
+  unsigned stage_beside(std::uint64_t wanted_pages) noexcept;
   unsigned stage(std::uint64_t wanted_pages) noexcept;
   unsigned stage_runs(std::span<const os::PageScan::Run> runs, std::uint64_t wanted_pages,
                       std::uintptr_t* reached) noexcept;

@@ -1,8 +1,10 @@
 // When the evictor takes pages out, and how many: against a fixed budget, or whatever is idle. How it does
 // that is in evictor.cpp.
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/service.h"
 #include "src/paging/evictor.h"
+#include "src/paging/follower.h"
 #include "src/paging/last_thread.h"
 #include "src/paging/pager_state.h"
 #include "src/vm/pageable.h"
@@ -34,6 +36,18 @@ std::size_t Evictor::compressed_limit(std::size_t budget) noexcept {
   return compressed_max_;
 }
 
+// A move takes the page away from the other CPUs by an interrupt, which costs more than the move. None is
+// needed on the CPU of the only thread that faults, so that is where pages move, a few at a time, while the
+// rest of the work is done elsewhere.
+unsigned Evictor::stage_beside(std::uint64_t wanted_pages) noexcept {
+  const int cpu = follower.followed_cpu();
+  const int self = os::current_thread();
+  const bool is_beside = cpu >= 0 && os::run_only_on(self, cpu);
+  const unsigned moved = stage(wanted_pages);
+  if (is_beside) follower.send_away(self);
+  return moved;
+}
+
 // One round against a fixed budget, short enough that the next look is not far.
 bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   // Below the budget, so that nobody has to wait for room all the time.
@@ -58,7 +72,7 @@ bool Evictor::keep_budget(std::size_t used, std::size_t budget) noexcept {
   }
   const std::uint64_t staged = pager.staged_pages.load(std::memory_order_relaxed);
   unsigned moved = 0;
-  if (staged < stage_target + wanted) moved = stage(std::max<std::uint64_t>(wanted, 64));
+  if (staged < stage_target + wanted) moved = stage_beside(std::max<std::uint64_t>(wanted, 64));
   fruitless_rounds_ = freed != 0 ? 0 : fruitless_rounds_ + 1;
   return freed + moved != 0;
 }

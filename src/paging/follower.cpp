@@ -29,11 +29,11 @@ void Follower::ask() noexcept {
 bool Follower::go_along() noexcept {
   const int cpu = os::cpu_of_thread(thread_.load(kRelaxed));
   if (cpu < 0) return false;
-  if (cpu == cpu_) return true;
+  if (cpu == followed_cpu()) return true;
   const int evictor = pager.evictor_thread.load(kRelaxed);
   if (evictor == 0 || !os::run_not_on(evictor, cpu)) return false;
   if (!os::run_only_on(listener_.load(kRelaxed), cpu)) return false;
-  cpu_ = cpu;
+  followed_cpu_.store(cpu);
   return true;
 }
 
@@ -61,14 +61,23 @@ Follower::Ended Follower::follow() noexcept {
   return Ended::quiet;
 }
 
+void Follower::send_away(int evictor_thread) const noexcept {
+  for (int cpu = followed_cpu(), now = cpu;; cpu = now) {
+    const int like = follower_.load();  // our own mask is what we change
+    if (cpu < 0 || !os::run_not_on(evictor_thread, cpu, like)) os::run_anywhere(evictor_thread, like);
+    now = followed_cpu();
+    if (now == cpu) return;
+  }
+}
+
 // False: the listener stays behind all others.
 bool Follower::leave() noexcept {
   const int listener = listener_.load(kRelaxed);
   const bool is_lost = is_behind_ && !os::answer_quickly(listener);
   is_behind_ = false;
   os::run_anywhere(listener);
+  followed_cpu_.store(-1);  // first, so that the evictor sees it when it was on that CPU just now
   os::run_anywhere(pager.evictor_thread.load(kRelaxed));
-  cpu_ = -1;
   is_following_.store(false, kRelaxed);
   return !is_lost;
 }
@@ -76,7 +85,7 @@ bool Follower::leave() noexcept {
 void Follower::run() noexcept {
   constexpr std::uint64_t kPauseNs = 100'000'000, kLongPauseNs = 2'000'000'000, kNapNs = 3'600'000'000'000;
   is_behind_ = false;
-  cpu_ = -1;
+  follower_.store(os::current_thread());
   is_following_.store(false, kRelaxed);
   for (std::uint32_t answered = asked_.load(std::memory_order_acquire);;) {
     os::wait_on(asked_, answered, kNapNs);

@@ -5,7 +5,7 @@
 // virtual machine. So while one thread makes nearly all the faults, the listener runs on its CPU. There it is
 // a thread that runs behind all others (SCHED_IDLE): the scheduler takes a CPU that runs nothing else for an
 // idle one, and therefore wakes the thread where it was. The evictor has to go elsewhere meanwhile, because
-// beside it the thread would look for another CPU.
+// beside it the thread would look for another CPU; it comes for moments only, to move pages.
 //
 // A listener behind all others may be kept waiting by any thread. A thread of its own, the follower, watches
 // for that. It makes all the changes, and makes the listener an ordinary thread again when a fault waited for
@@ -39,6 +39,12 @@ class Follower {
   // By the follower. Returns when the listener went behind all others and must stay there, because the
   // program gave up the right to bring it back (setuid(2)); then the caller has to listen in its place.
   void run() noexcept;
+  // The CPU of the thread that is followed; -1: none is.
+  [[nodiscard]] int followed_cpu() const noexcept { return followed_cpu_.load(); }
+  // By the evictor, after it ran on that CPU for a moment: it goes where it belongs now.
+  void send_away(int evictor_thread) const noexcept;
+  // Before the threads of a forked child start: what is here is a copy of what the parent had.
+  void forget_in_child() noexcept { followed_cpu_.store(-1); }
   // Whether it is still this thread that listens; when not, it stops after what it has read.
   [[nodiscard]] bool is_listener(int thread) const noexcept {
     return listener_.load(std::memory_order_acquire) == thread;
@@ -61,8 +67,8 @@ class Follower {
   std::atomic<bool> is_busy_{false};
   // Written by the follower.
   std::atomic<bool> is_following_{false};
+  std::atomic<int> followed_cpu_{-1}, follower_{0};  // the second: its thread
   bool is_behind_ = false;
-  int cpu_ = -1;
 };
 extern constinit Follower follower;
 

@@ -60,7 +60,9 @@ class Hand {
         for (const Run& run : runs) static_cast<void>(advise_all({&run, 1}, os::page_out_by_kernel));
       }
       const std::size_t after = present_bytes(begin, end);
-      return after < before ? before - after : 0;
+      const std::size_t left = after < before ? before - after : 0;
+      count(pager.counters.page_outs, left / kPageBytes);  // each step: who waits for room looks at it
+      return left;
     });
   }
   void mark_cold(std::size_t wanted_bytes) noexcept {
@@ -196,8 +198,9 @@ void run_kernel_pager(void*) noexcept {
     if (budget != 0 && used + slack > budget) {
       give_back_free_memory();
       wanted = std::min(used + 2 * slack - budget, kRoundBytes);
+      pager.is_evictor_writing.store(true, std::memory_order_relaxed);
       out = hand.page_out(wanted);
-      count(pager.counters.page_outs, out / kPageBytes);
+      pager.is_evictor_writing.store(false, std::memory_order_relaxed);
     }
     if (budget == 0 && now_ms - last_ms >= 250) {
       hand.mark_cold(used * (now_ms - last_ms) / kSweepMs);

@@ -8,6 +8,7 @@
 #include "platform/vm.h"
 #include "src/base/text.h"
 #include "src/heap/heap.h"
+#include "src/paging/follower.h"
 #include "src/paging/last_thread.h"
 #include "src/paging/mapped_zone.h"
 #include "src/paging/pager_fork.h"
@@ -303,6 +304,7 @@ void restart_in_child() noexcept {
   pager.ready.store(kStarting, std::memory_order_relaxed);
   pager.gate.store(0, std::memory_order_relaxed);
   pager.evictor_thread.store(0, std::memory_order_relaxed);  // a number of the parent's
+  follower.forget_in_child();
   const bool is_watched = pager.is_staging_watched.load(std::memory_order_relaxed);
   void (*const run)(void*) = is_watched ? run_boot<boot_in_child> : run_boot<boot>;
   const bool is_started = os::start_service_thread(run, nullptr, "glebe-boot");
