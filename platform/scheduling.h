@@ -23,8 +23,8 @@ bool answer_quickly(int thread) noexcept;
 // The thread runs when no ordinary thread wants its CPU (SCHED_IDLE, sched(7)). False: refused.
 [[nodiscard]] bool run_behind_others(int thread) noexcept;
 
-// The thread runs on that CPU only; on any that `like_thread` (0: the calling one) may use but this one; on any
-// that it may use. False: refused, for instance because there is no other.
+// The thread runs on that CPU only; on any that `like_thread` (0: the calling one) may use but this one; on
+// any that it may use. False: refused, for instance because there is no other.
 [[nodiscard]] bool run_only_on(int thread, int cpu) noexcept;
 [[nodiscard]] bool run_not_on(int thread, int cpu, int like_thread = 0) noexcept;
 void run_anywhere(int thread, int like_thread = 0) noexcept;
