@@ -60,7 +60,7 @@ void use_pool(const glebe::MemoryPool& pool, const glebe_memory_pool_options& op
 
 TEST_CASE("1-1 by the interface every source goes with every engine", "[device]") {
   const glebe::Device device = opened();
-  for (int source = glebe_source_host; source <= glebe_source_numbers; ++source) {
+  for (int source = glebe_source_host; source <= glebe_source_device_async; ++source) {
     for (int engine = glebe_engine_heap; engine <= glebe_engine_none; ++engine) {
       CAPTURE(source, engine);
       const auto options = options_of(static_cast<glebe_source>(source), static_cast<glebe_engine>(engine));
@@ -101,7 +101,7 @@ TEST_CASE("P13 a memory pool of the interface opens, or says why not", "[device]
     change(wrong);
     return glebe_memory_pool_open(device.handle(), &wrong, &pool) == glebe_device_bad_argument;
   };
-  CHECK(refuses([](auto& wrong) { wrong.source = nameless<glebe_source>(5); }));
+  CHECK(refuses([](auto& wrong) { wrong.source = nameless<glebe_source>(6); }));
   CHECK(refuses([](auto& wrong) { wrong.engine = nameless<glebe_engine>(5); }));
   CHECK(refuses([](auto& wrong) { wrong.max_bytes = 0; }));
   CHECK(refuses([](auto& wrong) { wrong.address_bytes = kMiB; }));
@@ -131,7 +131,8 @@ TEST_CASE("P13 a memory pool of the interface opens, or says why not", "[device]
     wrong.source = glebe_source_numbers;
     wrong.is_cleared = 1;
   }));
-  for (const glebe_source source : {glebe_source_pinned, glebe_source_device, glebe_source_tiles}) {
+  for (const glebe_source source :
+       {glebe_source_pinned, glebe_source_device, glebe_source_tiles, glebe_source_device_async}) {
     options.source = source;
     CHECK(glebe_memory_pool_open(nullptr, &options, &pool) == glebe_device_bad_argument);
   }

@@ -22,8 +22,9 @@ typedef enum glebe_source {
   glebe_source_host = 0,
   glebe_source_pinned = 1,  // of the host, registered with the driver: the device uses it by itself
   glebe_source_device = 2,
-  glebe_source_tiles = 3,   // for sparse arrays: handles that are mapped nowhere; blocks are tiles of 64 KiB
-  glebe_source_numbers = 4  // 0, 1, 2, ... for what the caller keeps: no memory at all
+  glebe_source_tiles = 3,    // for sparse arrays: handles that are mapped nowhere; blocks are tiles of 64 KiB
+  glebe_source_numbers = 4,  // 0, 1, 2, ... for what the caller keeps: no memory at all
+  glebe_source_device_async = 5  // of the device, by a pool of the driver in the order of one stream
 } glebe_source;
 typedef enum glebe_engine {
   glebe_engine_heap = 0,   // blocks of any size
@@ -50,11 +51,15 @@ typedef struct glebe_memory_pool_options {
   uint64_t unit_bytes;  // heap and bins: what sizes are rounded up to, a power of two; 0: 256, of numbers 1
   uint32_t bin_count;   // bins: up to 16, of which the first one has unit_bytes; 0: 8
   uint64_t slab_bytes;  // bins: a power of two that divides chunk_bytes; 0: 64 KiB
+  void* stream;  // device_async: chunks come and go in its order; NULL: the default stream. It outlives the
+                 // pool
+  uint64_t release_threshold_bytes;  // device_async: that the driver's pool keeps when chunks are given back
 } glebe_memory_pool_options;
 
-// `device` may be NULL for host and numbers, then free_after is unsupported. bad_argument, also for sizes
-// that this source or engine cannot do; no_host_memory, out_of_addresses, unsupported, or as the driver
-// answers.
+// `device` may be NULL for host and numbers, then free_after is unsupported. Also unsupported: device_async
+// on a device without memory pools. Blocks of device_async lie at multiples of 512 at most. bad_argument,
+// also for sizes that this source or engine cannot do; no_host_memory, out_of_addresses, unsupported, or as
+// the driver answers.
 GLEBE_API glebe_device_result glebe_memory_pool_open(glebe_device* device,
                                                      const glebe_memory_pool_options* options,
                                                      glebe_memory_pool** pool);

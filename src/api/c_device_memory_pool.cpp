@@ -28,6 +28,8 @@ const PoolCalls& calls_of(glebe_source source, glebe_engine engine) noexcept {
       return calls_with<dev::TileSource>(engine);
     case glebe_source_numbers:
       return calls_with<dev::NumberSource>(engine);
+    case glebe_source_device_async:
+      return calls_with<dev::DeviceAsyncSource>(engine);
     default:
       return calls_with<dev::HostSource>(engine);
   }
@@ -35,7 +37,7 @@ const PoolCalls& calls_of(glebe_source source, glebe_engine engine) noexcept {
 
 bool is_valid(const glebe_device* device, const glebe_memory_pool_options* options) noexcept {
   if (options == nullptr || options->struct_bytes < sizeof *options) return false;
-  if (options->source < glebe_source_host || options->source > glebe_source_numbers) return false;
+  if (options->source < glebe_source_host || options->source > glebe_source_device_async) return false;
   if (options->engine < glebe_engine_heap || options->engine > glebe_engine_none) return false;
   const bool needs_device = options->source != glebe_source_host && options->source != glebe_source_numbers;
   return device != nullptr || !needs_device;

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "src/api/device_handles.h"
+#include "src/device/async_source.h"
 #include "src/device/memory_pool.h"
 #include "src/device/pool_bins.h"
 
@@ -57,10 +58,15 @@ typename Engine::Options engine_options(const glebe_memory_pool_options& from) n
 }
 
 template <class Source>
-typename Source::Options source_options(dev::Gpu* gpu, dev::ChunkPool* chunks) noexcept {
+typename Source::Options source_options(const glebe_memory_pool_options& from, dev::Gpu* gpu,
+                                        dev::ChunkPool* chunks) noexcept {
   typename Source::Options to;
   if constexpr (requires { to.gpu; }) to.gpu = gpu;
   if constexpr (requires { to.chunks; }) to.chunks = chunks;
+  if constexpr (requires { to.release_threshold_bytes; }) {
+    to.stream = static_cast<cuda::Stream>(from.stream);
+    to.release_threshold_bytes = from.release_threshold_bytes;
+  }
   return to;
 }
 
@@ -73,7 +79,8 @@ class PairedCalls {
   static void end(void* pool) noexcept { end_own(static_cast<Pool*>(pool)); }
   static dev::Outcome open(void* pool, const dev::PoolOptions& common, const glebe_memory_pool_options& from,
                            dev::ChunkPool* chunks) noexcept {
-    return of(pool).open(common, source_options<Source>(common.gpu, chunks), engine_options<Engine>(from));
+    return of(pool).open(common, source_options<Source>(from, common.gpu, chunks),
+                         engine_options<Engine>(from));
   }
   static dev::Outcome close(void* pool) noexcept { return of(pool).close(); }
   static dev::Outcome allocate(void* pool, std::uint64_t size, std::uint64_t alignment,
