@@ -109,6 +109,30 @@ TEST_CASE("B13 T8 mut-B09 closing a pool waits for the streams that use its memo
   }
 }
 
+TEST_CASE("X3 X6 a pool frees nothing after a stream that is being captured", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
+    ChunkPool chunks;
+    REQUIRE(chunks.open(gpu, handles()).ok());
+    DevicePool pool;
+    REQUIRE(pool.open(with(gpu), {&chunks}, {}).ok());
+    const cuda::Stream stream = rig.stream();
+    std::uint64_t address = 0;
+    REQUIRE(pool.allocate(4096, 0, &address).ok());
+    rig.emulated->set_capture_status(stream, cuda::CaptureStatus::active);
+    CHECK(pool.free_after(stream, {&address, 1}).status == Status::unsupported);
+    cuda::CaptureStatus status = cuda::CaptureStatus::none;
+    REQUIRE(rig.driver.stream_is_capturing(stream, &status) == cuda::Result::success);
+    CHECK(status == cuda::CaptureStatus::active);
+    rig.emulated->set_capture_status(stream, cuda::CaptureStatus::none);
+    CHECK(pool.stats().waiting_blocks == 0);
+    CHECK(pool.free_after(stream, {&address, 1}).ok());
+    CHECK(pool.synchronize().ok());
+    CHECK(pool.stats().live_blocks == 0);
+    CHECK(pool.close().ok());
+    CHECK(rig.driver.stream_destroy(stream) == cuda::Result::success);
+  });
+}
+
 TEST_CASE("S11 mut-B14 a block that waits for a stream is freed once", "[device]") {
   on_failing_gpu(gpu_test::small(GpuSchedule::adversarial), [](Rig& rig, Gpu& gpu, FailingDriver& failing) {
     ChunkPool chunks;

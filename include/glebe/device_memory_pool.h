@@ -93,7 +93,8 @@ GLEBE_API glebe_device_result glebe_memory_pool_allocate_tiles(glebe_memory_pool
 // the driver answers.
 GLEBE_API glebe_device_result glebe_memory_pool_free(glebe_memory_pool* pool, uint64_t address);
 // Frees `count` blocks, from 1, after the work that is in the stream now: all or none. unsupported: there is
-// no device, or is_cleared and the device would have to clear them.
+// no device, is_cleared and the device would have to clear them, or the stream is being captured into a
+// graph.
 GLEBE_API glebe_device_result glebe_memory_pool_free_after(glebe_memory_pool* pool, void* stream,
                                                            const uint64_t* addresses, size_t count);
 // Frees what the streams have passed. Allocating does so when it finds no room.

@@ -97,9 +97,7 @@ Outcome DeviceAsyncSource::take(PoolChunk chunk) noexcept {
   cuda::DevicePointer address = 0;
   {
     const CurrentContext current(*gpu_);
-    cuda::CaptureStatus capture = cuda::CaptureStatus::none;
-    Outcome outcome = gpu_->check(gpu_->driver().stream_is_capturing(stream_, &capture));
-    if (outcome.ok() && capture != cuda::CaptureStatus::none) outcome = Status::not_ready;
+    Outcome outcome = gpu_->check_not_captured(stream_);
     if (outcome.ok()) {
       outcome =
           gpu_->check(gpu_->driver().mem_alloc_from_pool_async(&address, chunk.size_bytes, pool_, stream_));
@@ -119,7 +117,8 @@ bool DeviceAsyncSource::give(PoolChunk chunk) noexcept {
   const std::uint64_t address = address_of(chunk.offset);
   {
     const CurrentContext current(*gpu_);
-    const Outcome outcome = gpu_->check(gpu_->driver().mem_free_async(address, stream_));
+    Outcome outcome = gpu_->check_not_captured(stream_);
+    if (outcome.ok()) outcome = gpu_->check(gpu_->driver().mem_free_async(address, stream_));
     if (!outcome.ok() && !gpu_->is_lost()) return false;
   }
   const os::Lock lock(mutex_);
@@ -133,6 +132,8 @@ bool DeviceAsyncSource::give(PoolChunk chunk) noexcept {
 
 Outcome DeviceAsyncSource::clear(PoolChunk part) noexcept {
   const CurrentContext current(*gpu_);
+  const Outcome outcome = gpu_->check_not_captured(stream_);
+  if (!outcome.ok()) return outcome;
   return gpu_->check(gpu_->driver().memset_d8_async(address_of(part.offset), 0, part.size_bytes, stream_));
 }
 

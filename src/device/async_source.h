@@ -40,9 +40,9 @@ class DeviceAsyncSource {
   // unsupported: the device has no memory pools.
   Outcome open(const Options& options, const PoolSpace& space) noexcept;
   void close() noexcept;
-  // not_ready: the stream is being captured, and the chunk would belong to the graph.
+  // unsupported, as from clear(): the stream is being captured, and the work would belong to the graph.
   Outcome take(PoolChunk chunk) noexcept;
-  bool give(PoolChunk chunk) noexcept;
+  bool give(PoolChunk chunk) noexcept;  // false in a capture too
   // In the order of the stream, as all that is done with the memory.
   Outcome clear(PoolChunk part) noexcept;
   [[nodiscard]] std::uint64_t granule_bytes() const noexcept { return kAlignMaxBytes; }

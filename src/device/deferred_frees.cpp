@@ -99,7 +99,8 @@ Outcome DeferredFrees::record(cuda::Stream stream, cuda::Event* event) noexcept 
   Outcome outcome = events_.take(event);
   if (!outcome.ok()) return outcome;
   const CurrentContext current(*gpu_);
-  outcome = gpu_->check(gpu_->driver().event_record(*event, stream));
+  outcome = gpu_->check_not_captured(stream);
+  if (outcome.ok()) outcome = gpu_->check(gpu_->driver().event_record(*event, stream));
   if (!outcome.ok()) events_.give(*event);
   return outcome;
 }

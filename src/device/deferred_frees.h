@@ -38,7 +38,8 @@ class DeferredFrees {
   void close() noexcept;
 
   // The blocks, one at least, are freed after the work that is in the stream now. All of them or none; fails
-  // with no_host_memory, over_budget (kBlocksMax, kStreamsMax), or as the driver answers.
+  // with no_host_memory, over_budget (kBlocksMax, kStreamsMax), unsupported (the stream is being captured,
+  // and the event would belong to the graph), or as the driver answers.
   Outcome defer(cuda::Stream stream, std::span<const std::uint64_t> blocks) noexcept;
 
   // Frees what the streams have passed. Waits for another thread that does it, for no stream.

@@ -79,7 +79,8 @@ class MemoryPool {
   // nothing has changed. With is_cleared also as the driver answers.
   Outcome free(std::uint64_t address) noexcept;
   // Frees blocks, one at least, after the work that is in the stream now. All or none. unsupported: opened
-  // without a GPU, or is_cleared on a device; not_owned, double_free; else as DeferredFrees::defer().
+  // without a GPU, is_cleared on a device, or the stream is being captured; not_owned, double_free; else as
+  // DeferredFrees::defer().
   Outcome free_after(cuda::Stream stream, std::span<const std::uint64_t> addresses) noexcept;
   // Frees what the streams have passed. allocate() does so when it finds no room.
   Outcome retire() noexcept;
