@@ -231,6 +231,8 @@ TEST_CASE("W9 prefetch, evict, flush, and figures of a cache that nobody asked",
   const TilePage odd[] = {{0, 0, 32, 0}, {13, 0, 0, 0}, TilePage()};
   REQUIRE(at.cache.update(odd).ok());
   CHECK(at.cache.stats().refused == 3);
+  CHECK_FALSE(at.cache.is_resident(TilePage()));
+  CHECK(at.cache.pin(TilePage()).status == Status::not_owned);
   // A page that cannot be filled is dropped, and can be asked for again.
   at.filler.broken.insert(page(5));
   const TilePage broken = page(5);
@@ -242,7 +244,83 @@ TEST_CASE("W9 prefetch, evict, flush, and figures of a cache that nobody asked",
   CHECK(at.is_right(broken));
 }
 
+// Passes on to an atlas, and refuses what it is told to.
+struct RefusingBinder {
+  TileBinder to;
+  unsigned writes_refused = 0, removals_refused = 0;
+  static Outcome exchange(void* self, std::span<const TilePage> out, std::span<const TilePage> in) {
+    auto& binder = *static_cast<RefusingBinder*>(self);
+    if (in.empty() && binder.removals_refused != 0) return --binder.removals_refused, Status::io_error;
+    return binder.to.exchange(binder.to.self, out, in);
+  }
+  static Outcome write(void* self, TilePage page, const std::byte* from) {
+    auto& binder = *static_cast<RefusingBinder*>(self);
+    if (binder.writes_refused != 0) return --binder.writes_refused, Status::io_error;
+    return binder.to.write(binder.to.self, page, from);
+  }
+};
+
+TEST_CASE("W5 a page whose write and removal were both refused can be asked for again", "[device]") {
+  HostCache at(kTail + 4);
+  RefusingBinder binder{at.options.binder};
+  at.options.binder.self = &binder;
+  at.options.binder.exchange = RefusingBinder::exchange;
+  at.options.binder.write = RefusingBinder::write;
+  REQUIRE(at.cache.open(at.options).ok());
+  const TilePage wanted[] = {page(1), page(2)};
+  binder.writes_refused = 1;
+  binder.removals_refused = 2;
+  CHECK(at.cache.update(wanted).status == Status::io_error);
+  CHECK_FALSE(at.cache.is_resident(page(1)));
+  CHECK(at.cache.update({}).status == Status::io_error);  // the driver refuses still
+  CHECK(at.cache.validate());
+  CHECK(at.cache.update({}).ok());
+  CHECK(at.is_right(page(1)));
+  CHECK(at.is_right(page(2)));
+  CHECK(at.cache.stats().evicted == 0);
+  CHECK(at.cache.close().ok());  // before the binder goes
+}
+
 // --- On a device ---
+
+TEST_CASE("W3 X3 a cache refuses blocks below a tile, and streams that are captured", "[device]") {
+  on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {
+    Tiles tiles(gpu, 4 * kGranule);
+    CacheRig at(rig, gpu, 1);
+    SparseArray array;
+    REQUIRE(array.open(gpu, tiles.pool, rgba8_array(rgba8_shape(512, 512, 1), 6, at.at.stream)).ok());
+    at.options.binder = array.binder();
+    at.options.tiles_max = 6;
+    TileCache cache;
+    StagingRing small_blocks;
+    StagingOptions split;
+    split.policy = StagingPolicy::split;
+    split.ring_bytes = kTileBytes;
+    REQUIRE(small_blocks.open(gpu, at.fences, split).ok());
+    TileCacheOptions refused = at.options;
+    refused.staging = &small_blocks;
+    CHECK(cache.open(refused).status == Status::bad_argument);
+    small_blocks.close();
+
+    REQUIRE(cache.open(at.options).ok());
+    const cuda::Stream other = rig.stream();
+    for (const cuda::Stream stream : {other, at.at.stream}) {
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::active);
+      CHECK(cache.begin_use(stream).status == Status::unsupported);
+      CHECK(cache.end_use(stream).status == Status::bad_argument);  // none began
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::none);
+      REQUIRE(cache.begin_use(stream).ok());
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::active);
+      CHECK(cache.end_use(stream).status == Status::unsupported);
+      CHECK(cache.update({}).status == Status::in_use);
+      rig.emulated->set_capture_status(stream, cuda::CaptureStatus::none);
+      CHECK(cache.end_use(stream).ok());
+    }
+    CHECK(cache.close().ok());
+    CHECK(array.close().ok());
+    CHECK(rig.driver.stream_destroy(other) == cuda::Result::success);
+  });
+}
 
 TEST_CASE("W5 a cache over a sparse array with layers: every page and the tails are right", "[device]") {
   on_gpu(gpu_test::small(), [](Rig& rig, Gpu& gpu) {

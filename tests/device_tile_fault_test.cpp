@@ -166,6 +166,7 @@ TEST_CASE("X6 W5 sparse array and cache: each call of the driver fails at each o
       {Call::event_query, Result::unknown, 1},
       {Call::stream_wait_event, Result::unknown, 1},
       {Call::stream_wait_event, Result::unknown, 3},
+      {Call::stream_is_capturing, Result::unknown, 1},
   };
   fail_each_use(faults, use_sparse);
 }

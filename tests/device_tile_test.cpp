@@ -87,6 +87,7 @@ TEST_CASE("W1 the table of pages against a map, with entries that come and go", 
   Random random(seed);
   TileTable table;
   REQUIRE(table.open(300));
+  CHECK(table.find(TilePage()) == nullptr);
   std::map<TilePage, std::uint64_t> model;
   Expect expect;
   for (int i = 0; i < 100000; ++i) {

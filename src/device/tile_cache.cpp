@@ -20,6 +20,7 @@ bool TileCache::is_sound(const TileCacheOptions& options) noexcept {
   if (options.requests_max == 0) return false;
   if (options.gpu == nullptr) return options.staging == nullptr;
   if (options.staging == nullptr || options.events == nullptr) return false;
+  if (options.staging->block_max_bytes() < kTileBytes) return false;
   return options.staging->capacity_bytes() >= options.tiles_per_update * kTileBytes;
 }
 
@@ -203,12 +204,20 @@ TilePage TileCache::resident_ancestor(TilePage page) const noexcept {
 
 // --- Uses ---
 
+Outcome TileCache::check_not_captured(cuda::Stream stream) const noexcept {
+  if (options_.gpu == nullptr) return {};
+  const CurrentContext current(*options_.gpu);
+  return options_.gpu->check_not_captured(stream);
+}
+
 Outcome TileCache::begin_use(cuda::Stream stream) noexcept {
   if (!is_open_) return Status::bad_argument;
+  Outcome outcome = check_not_captured(stream);
+  if (!outcome.ok()) return outcome;
   if (options_.gpu != nullptr && stream != options_.stream) {
     Gpu& gpu = *options_.gpu;
     cuda::Event event = nullptr;
-    Outcome outcome = options_.events->take(&event);
+    outcome = options_.events->take(&event);
     if (!outcome.ok()) return outcome;
     const CurrentContext current(gpu);
     outcome = gpu.check(gpu.driver().event_record(event, options_.stream));
@@ -222,9 +231,11 @@ Outcome TileCache::begin_use(cuda::Stream stream) noexcept {
 
 Outcome TileCache::end_use(cuda::Stream stream) noexcept {
   if (open_uses_ == 0) return Status::bad_argument;
+  Outcome outcome = check_not_captured(stream);
+  if (!outcome.ok()) return outcome;
   if (options_.gpu != nullptr && stream != options_.stream) {
     Gpu& gpu = *options_.gpu;
-    Outcome outcome = use_count_ == kUsesMax ? wait_for_uses() : Outcome();
+    if (use_count_ == kUsesMax) outcome = wait_for_uses();
     if (!outcome.ok()) return outcome;
     cuda::Event event = nullptr;
     outcome = options_.events->take(&event);

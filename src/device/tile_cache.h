@@ -95,6 +95,7 @@ class TileCache {
 
   // Work that is queued in `stream` after begin_use() finds the pages as the last update() left them; work
   // queued before end_use() keeps them. Uses of several streams may overlap. A failed end_use() did not end.
+  // unsupported: the stream is being captured; the graph would run without the cache knowing.
   Outcome begin_use(cuda::Stream stream) noexcept;
   Outcome end_use(cuda::Stream stream) noexcept;
 
@@ -118,7 +119,7 @@ class TileCache {
     std::uint64_t last_asked;  // number of the update
     std::uint32_t pins;
     bool is_used;   // has a page
-    bool is_stale;  // its page has memory and no contents: it leaves with the next exchange
+    bool is_stale;  // its page has memory and no contents: it leaves before others come
   };
   struct Batch {
     TilePage in[kBatchMax], out[kBatchMax];
@@ -149,6 +150,7 @@ class TileCache {
   Outcome take_block(StagingBlock* block) noexcept;
   [[nodiscard]] TileFill fill_next(TilePage page, const StagingBlock& block) noexcept;
   Outcome load() noexcept;
+  Outcome drop_stale() noexcept;
   void choose_slots() noexcept;
   void put_back_slots() noexcept;
   void hand_over_slots() noexcept;
@@ -156,6 +158,7 @@ class TileCache {
   void take_back(std::uint32_t first) noexcept;
   void give_blocks(std::uint32_t first) noexcept;
   Outcome submit(std::uint32_t count) noexcept;
+  [[nodiscard]] Outcome check_not_captured(cuda::Stream stream) const noexcept;
   Outcome wait_for_uses() noexcept;
   Outcome evict_first(std::uint32_t count_max) noexcept;
   Outcome exchange(std::span<const TilePage> out, std::span<const TilePage> in) noexcept;

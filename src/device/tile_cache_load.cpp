@@ -61,14 +61,30 @@ Outcome TileCache::choose(std::uint32_t count_max) noexcept {
   return {};
 }
 
-// A slot for each page of the batch: free ones, those of pages without contents, then those of the pages that
-// were asked for longest ago.
+// Pages without contents lose their memory. A call of its own: one of them may be among those that come next.
+Outcome TileCache::drop_stale() noexcept {
+  Batch& next = batch();
+  next.leaving = 0;
+  for (const Slot* slot = stale_.first(); slot != nullptr; slot = stale_.next(slot)) {
+    CHECK(next.leaving < kBatchMax);
+    next.out[next.leaving++] = slot->page;
+  }
+  if (next.leaving == 0) return {};
+  const Outcome outcome = exchange({next.out, next.leaving}, {});
+  if (!outcome.ok()) return outcome;
+  while (Slot* slot = stale_.pop_front()) {
+    slot->is_used = slot->is_stale = false;
+    free_.push_back(slot);
+  }
+  return {};
+}
+
+// A slot for each page of the batch: free ones, then those of the pages that were asked for longest ago.
 void TileCache::choose_slots() noexcept {
   Batch& next = batch();
   next.leaving = 0;
   for (std::uint32_t i = 0; i < next.count; ++i) {
     Slot* slot = free_.pop_front();
-    if (slot == nullptr) slot = stale_.pop_front();
     if (slot == nullptr) slot = order_.pop_front();
     CHECK(slot != nullptr);
     if (slot->is_used) next.out[next.leaving++] = slot->page;
@@ -81,11 +97,7 @@ void TileCache::put_back_slots() noexcept {
   Batch& next = batch();
   for (std::uint32_t i = next.count; i-- != 0;) {
     Slot* slot = next.slots[i];
-    if (!slot->is_used) {
-      free_.push_front(slot);
-    } else {
-      (slot->is_stale ? stale_ : order_).push_front(slot);
-    }
+    (slot->is_used ? order_ : free_).push_front(slot);
   }
 }
 
@@ -94,7 +106,7 @@ void TileCache::hand_over_slots() noexcept {
   Batch& next = batch();
   for (std::uint32_t i = 0; i < next.count; ++i) {
     Slot& slot = *next.slots[i];
-    if (slot.is_used && !slot.is_stale) {
+    if (slot.is_used) {
       table_.erase(slot.page);
       ++stats_.evicted;
     }
@@ -107,8 +119,13 @@ void TileCache::hand_over_slots() noexcept {
 // The pages of the batch get memory and their contents. Blocks are used up, or given back.
 Outcome TileCache::load() noexcept {
   Batch& next = batch();
+  Outcome outcome = drop_stale();
+  if (!outcome.ok()) {
+    give_blocks(0);
+    return outcome;
+  }
   choose_slots();
-  Outcome outcome = wait_for_uses();
+  outcome = wait_for_uses();
   if (outcome.ok()) outcome = exchange({next.out, next.leaving}, {next.in, next.count});
   if (!outcome.ok()) {
     put_back_slots();
@@ -140,8 +157,8 @@ Outcome TileCache::write_batch(std::uint32_t* written) noexcept {
   return {};
 }
 
-// Pages that could not be written lose their memory again; where the driver refuses that too, with the next
-// exchange.
+// Pages that could not be written lose their memory again; where the driver refuses that too, before the next
+// ones come.
 void TileCache::take_back(std::uint32_t first) noexcept {
   Batch& next = batch();
   const bool is_done = exchange({next.in + first, next.count - first}, {}).ok();

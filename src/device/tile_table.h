@@ -40,8 +40,8 @@ class TileTable {
   // The value of a page, or nullptr. Valid until the table changes.
   [[nodiscard]] std::uint64_t* find(TilePage page) const noexcept {
     for (std::uint64_t at = start_of(page.bits() + 1);; at = next(at)) {
+      if (entries()[at].page == 0) return nullptr;  // first: TilePage() looks like an entry of nothing
       if (entries()[at].page == page.bits() + 1) return &entries()[at].value;
-      if (entries()[at].page == 0) return nullptr;
     }
   }
   // False: it is there already. There is room.
