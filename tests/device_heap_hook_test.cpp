@@ -2,7 +2,9 @@
 // What would break: a block that somebody else pins while it grows, or a mapping that is gone and counts as
 // kept.
 #include <algorithm>
+#include <chrono>
 #include <functional>
+#include <future>
 
 #include "tests/heap_rig.h"
 
@@ -12,7 +14,8 @@ namespace {
 // Stands in front of a driver and has something done within its calls.
 struct HookedDriver {
   cuda::Driver inner;
-  std::function<void()> on_map;   // once, before the next mapping is made
+  std::function<void()> on_map;  // once, before the next mapping is made
+  std::function<void()> on_unmap;
   bool is_map_failing = false;    // then that mapping is not made
   bool is_unmap_partial = false;  // the next row of mappings loses its first one, and the call fails
   std::size_t first_bytes = kGranule;
@@ -29,6 +32,7 @@ struct HookedDriver {
                      }};
     table.mem_unmap = {this, [](void* self, cuda::DevicePointer address, std::size_t size_bytes) {
                          auto& own = *static_cast<HookedDriver*>(self);
+                         if (const auto hook = std::exchange(own.on_unmap, nullptr)) hook();
                          if (!own.is_unmap_partial || size_bytes <= own.first_bytes) {
                            return own.inner.mem_unmap(address, size_bytes);
                          }
@@ -183,6 +187,28 @@ TEST_CASE("V7 device heap: a row of which the driver unmapped a part", "[device]
     fill(rig, heap, again, 1);
     CHECK(holds(rig, again, 1, 6 * kMiB));
     CHECK(heap.free(again).ok());
+  });
+}
+
+TEST_CASE("1-6 relocation: two threads finish the same one", "[device]") {
+  on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
+    const cuda::DevicePointer low = take(heap, 6 * kMiB);
+    const cuda::DevicePointer block = take(heap, 6 * kMiB);
+    CHECK(heap.free(low).ok());
+    fill(rig, heap, block, 2);
+    cuda::DevicePointer moved = 0;
+    REQUIRE(heap.relocate(block, &moved).ok());
+    std::future<Outcome> other;
+    hooked.on_unmap = [&] {
+      other = std::async(std::launch::async, [&] { return heap.finish_relocation(block); });
+      CHECK(other.wait_for(std::chrono::seconds(2)) == std::future_status::ready);  // waits for nothing
+    };
+    CHECK(heap.finish_relocation(block).ok());
+    REQUIRE(other.valid());
+    CHECK(other.get().status == Status::not_owned);
+    CHECK(heap.validate());
+    CHECK(holds(rig, moved, 2, 6 * kMiB));
+    CHECK(heap.free(moved).ok());
   });
 }
 

@@ -201,7 +201,8 @@ GLEBE_API glebe_device_result glebe_device_heap_unpin(glebe_device_heap* heap, u
 // allocate.
 GLEBE_API glebe_device_result glebe_device_heap_relocate(glebe_device_heap* heap, uint64_t address,
                                                          uint64_t* new_address);
-// not_owned: no block was relocated from there. failed, lost: the old address is still mapped.
+// not_owned: no block was relocated from there, or another call is finishing it. failed, lost: the old
+// address is still mapped.
 GLEBE_API glebe_device_result glebe_device_heap_finish_relocation(glebe_device_heap* heap,
                                                                   uint64_t old_address);
 

@@ -189,7 +189,8 @@ class DeviceHeap {
   // room lower down. in_use: pinned, or a pass moves it. not_owned, double_free; and as allocate(). A failure
   // leaves the block where it is.
   Outcome relocate(cuda::DevicePointer address, cuda::DevicePointer* new_address) noexcept;
-  // not_owned: no block was moved from there. failed, device_lost: the old address is still mapped.
+  // not_owned: no block was moved from there, or another call is finishing it. failed, device_lost: the old
+  // address is still mapped.
   Outcome finish_relocation(cuda::DevicePointer old_address) noexcept;
 
   [[nodiscard]] BlockSource source() noexcept;

@@ -57,13 +57,17 @@ Outcome DeviceHeap::finish_relocation(cuda::DevicePointer old_address) noexcept 
     constexpr unsigned kLeft = kPending | kMoving;
     const bool is_left = engine_.is_allocated_start(unit) && (engine_.tag(unit).mark & kLeft) == kLeft;
     if (!is_left) return Status::not_owned;
+    engine_.tag(unit).mark &= static_cast<std::uint8_t>(~unsigned{kMoving});  // this call's, nobody else's
     from = space_.chunks_of(bytes_of(unit, engine_.run_length(unit)));
   }
   const Outcome outcome = space_.drop_alias(from);
-  if (!outcome.ok()) return outcome;
   const Lock lock(space_.table_lock());
-  give_back(unit);
-  return {};
+  if (outcome.ok()) {
+    give_back(unit);
+  } else {
+    engine_.tag(unit).mark |= kMoving;
+  }
+  return outcome;
 }
 
 // Whether a block fills its chunks, and its mappings hold nothing else.
