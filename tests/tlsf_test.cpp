@@ -380,6 +380,23 @@ TEST_CASE("C9 a run freed between runs in use is found again", "[placement]") {
   }
 }
 
+TEST_CASE("S11 a run that was withdrawn leaves what is known of the one before it", "[placement]") {
+  Field field(200);
+  REQUIRE(field.add(50, 100) == Status::ok);
+  const std::uint32_t first = field.engine.allocate(20).first;
+  REQUIRE(field.engine.withdraw(first).status == Status::ok);  // nobody was ever given it
+  CHECK_FALSE(field.engine.was_freed(first));
+  REQUIRE(field.engine.allocate_at(first, first + 10, 20).first == first + 10);
+  REQUIRE(field.engine.free(first + 10).status == Status::ok);
+  for (int i = 0; i < 2; ++i) {
+    REQUIRE(field.engine.allocate_at(first, first + 10, 30).first == first + 10);
+    CHECK_FALSE(field.engine.was_freed(first + 10));
+    REQUIRE(field.engine.withdraw(first + 10).status == Status::ok);
+    CHECK(field.engine.was_freed(first + 10));
+    CHECK(field.engine.free(first + 10).status == Status::double_free);
+  }
+}
+
 TEST_CASE("S11 double frees, inner units and foreign units are told apart", "[placement]") {
   Field field(200);
   REQUIRE(field.add(50, 100) == Status::ok);

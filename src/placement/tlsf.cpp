@@ -68,8 +68,9 @@ Run Tlsf::free(std::uint32_t first) noexcept {
 }
 
 Run Tlsf::withdraw(std::uint32_t first) noexcept {
+  const unsigned former = has_state(first, kFormer) ? kFormer : 0;
   const Run freed = free(first);
-  if (!freed.empty()) tags_[first].state &= bits(~unsigned{kFormer});
+  if (!freed.empty()) tags_[first].state = bits((tags_[first].state & ~unsigned{kFormer}) | former);
   return freed;
 }
 
@@ -93,7 +94,7 @@ Run Tlsf::withdraw(std::uint32_t first) noexcept {
   own.length = length;
   own.owner = 0;
   own.mark = 0;
-  own.state = bits((own.state & kBarrier) | kAllocated);
+  own.state = bits((own.state & (kBarrier | kFormer)) | kAllocated);
   return Run{first, length, Status::ok};
 }
 

@@ -101,7 +101,8 @@ class Tlsf {
   // or a run that started here was given back and its units are still free. out_of_range: no run starts here.
   // `first` lies in a range of this engine, or in none of any engine that shares the tags.
   Run free(std::uint32_t first) noexcept;
-  // The same for a run that nobody was told of: to free it is no double_free then.
+  // The same for a run that nobody was told of: to free it is a double_free then only if a run that started
+  // here was given back before.
   Run withdraw(std::uint32_t first) noexcept;
 
   // Change the length of a run that is handed out. grow_in_place answers with the run; exhausted: the units
@@ -185,7 +186,7 @@ class Tlsf {
     kFreeEnd = 8,      // the last tag of a free run
     kRangeFirst = 16,  // barriers: stay as long as the range
     kRangeLast = 32,
-    kFormer = 64,  // a run started here, was given back, and none was handed out here since
+    kFormer = 64,  // a run started here and was given back
     kAnyRun = kAllocated | kFree | kTaken,
     kBarrier = kRangeFirst | kRangeLast,
   };
