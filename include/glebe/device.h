@@ -220,7 +220,8 @@ typedef struct glebe_device_defragment_options {
   // Not 0: this block may move. The device does not use it while defragment runs, and the program can change
   // its pointers to it. Called with the lock of the heap held: must not call the heap. Not NULL.
   int (*may_move)(void* context, const glebe_device_block* block);
-  // It has moved, contents and all; `from` is no block any more. Not NULL.
+  // It has moved, contents and all; `from` is no block any more. Called without a lock: may call the heap,
+  // but not for another pass. Not NULL.
   void (*moved)(void* context, const glebe_device_move* move);
   void* context;
   void* stream;  // of the copies, which are waited for
@@ -233,7 +234,8 @@ typedef struct glebe_device_defragment_result {
   uint64_t duration_us;
 } glebe_device_defragment_result;
 // Moves blocks until nothing more can be emptied, or max_bytes are copied. One at a time for each heap:
-// in_use. A copy that fails leaves the blocks of its pass where they were; *result (may be NULL) has the
+// in_use. unsupported: the stream is being captured, or is the default one and joins such a stream; nothing
+// was done. A copy that fails leaves the blocks of its pass where they were; *result (may be NULL) has the
 // figures of what was done, after a failure too. Other threads may use the heap meanwhile.
 GLEBE_API glebe_device_result glebe_device_heap_defragment(glebe_device_heap* heap,
                                                            const glebe_device_defragment_options* options,

@@ -7,6 +7,11 @@
 // order of their calls. Otherwise transfers are not ordered, neither among each other nor with streams of the
 // program: who needs the bytes of one for the next waits for its ticket.
 //
+// A driver that answers neither "done" nor "under way" is asked again, at growing distances; transfers that
+// wait for too many such answers in a row end as failed. The device may go on with what it has, so their
+// memory, which it may still read or write where no ring is in between, must not be used again before a later
+// transfer of the direction has ended well.
+//
 // Sizes are bytes, times nanoseconds. Any thread may call any function at any time; close comes last. A
 // failed call has changed and stored nothing, unless a comment says so. What device.h says of results and
 // fork holds.
@@ -71,7 +76,7 @@ typedef enum glebe_transfer_memory {  // of the host
 } glebe_transfer_memory;
 
 // What is to be done. Zeros stand for the usual. Memory of the host stays the caller's, and as it is, until
-// the transfer has ended.
+// the transfer has ended; longer where the queue gave up on the driver, see above.
 typedef struct glebe_transfer {
   size_t struct_bytes;  // sizeof(glebe_transfer)
   glebe_transfer_kind kind;
@@ -114,8 +119,9 @@ GLEBE_API glebe_device_result glebe_transfer_wait(glebe_transfer_queue* queue, g
                                                   uint64_t timeout_ns);
 // Whether all have ended: ok, not_ready, not_owned. Without threads this is what makes them go on.
 GLEBE_API glebe_device_result glebe_transfer_poll(glebe_transfer_queue* queue, glebe_transfer_ticket ticket);
-// Ends what has not ended; when it returns nothing touches the caller's memory any more. ok: all had ended
-// before; cancelled: some had not, and their results tell how many bytes had arrived; not_owned.
+// Ends what has not ended; when it returns nothing touches the caller's memory any more, unless a transfer
+// failed because the queue gave up on the driver, see above. ok: all had ended before; cancelled: some had
+// not, and their results tell how many bytes had arrived; not_owned.
 GLEBE_API glebe_device_result glebe_transfer_cancel(glebe_transfer_queue* queue,
                                                     glebe_transfer_ticket ticket);
 // Of the transfer with this index in the call; SIZE_MAX: of all together: the first failure, sums, the

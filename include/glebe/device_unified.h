@@ -58,7 +58,9 @@ GLEBE_API glebe_device_result glebe_unified_retain(glebe_unified* unified, glebe
 // One owner less; the last one closes the buffer, after transfers, and after guards of other threads as
 // wait_ns says. in_use: this thread has a guard. After a failure the buffer is there as before.
 GLEBE_API glebe_device_result glebe_unified_release(glebe_unified* unified, glebe_unified_buffer buffer);
-// The same for an owner who cannot come back: while there are guards, the last of them closes it.
+// The same for an owner who cannot come back: while there are guards, the last of them closes it, and where
+// another thread changes it and must not be waited for, that one does. Who retains it before that takes the
+// place of who left.
 GLEBE_API void glebe_unified_abandon(glebe_unified* unified, glebe_unified_buffer buffer);
 
 // A part of a buffer: a value, copied as one likes. size 0: from offset to the end as it is at the call.
@@ -101,7 +103,8 @@ GLEBE_API void glebe_cancel_flag_set(glebe_cancel_flag* flag, int is_cancelled);
 
 // Opens a guard. `stream` is looked at for uses of the device. cancel may be NULL. bad_argument: outside of
 // the buffer, or empty. in_use: this guard is open, or this thread has a guard that it would wait for.
-// unsupported: the stream is being captured into a graph; a guard neither opens nor ends during that.
+// unsupported: the stream is being captured into a graph; a guard that ends during that stands for all work
+// that the device has until then.
 // timed_out, cancelled; out_of_memory, over_budget, no_host_memory, lost, failed.
 GLEBE_API glebe_device_result glebe_unified_access(glebe_unified* unified, const glebe_unified_range* range,
                                                    glebe_unified_use use, void* stream,

@@ -97,8 +97,9 @@ class [[nodiscard]] Ticket {
   [[nodiscard]] bool done() noexcept;
   // Waits for the end of all. The outcome of the first one that failed; not_ready: the time is over first.
   Outcome wait(std::uint64_t timeout_ns = kForever) noexcept;
-  // Ends what has not ended; when it returns nothing touches the caller's memory any more. ok: all had ended
-  // before. cancelled: some had not; their results tell how many bytes had arrived.
+  // Ends what has not ended; when it returns nothing touches the caller's memory any more, unless a transfer
+  // failed because the driver did not tell, see above. ok: all had ended before. cancelled: some had not;
+  // their results tell how many bytes had arrived.
   Outcome cancel() noexcept;
   // Waits for the end and forgets the results. Without effect on an empty ticket.
   void release() noexcept;
