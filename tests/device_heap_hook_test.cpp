@@ -190,14 +190,29 @@ TEST_CASE("V7 device heap: a row of which the driver unmapped a part", "[device]
   });
 }
 
+namespace {
+
+struct Relocated {
+  cuda::DevicePointer block, moved;
+};
+
+// A block of 6 MiB, filled with pattern 2, that has a second address where another one was.
+Relocated relocated(Rig& rig, DeviceHeap& heap) {
+  const cuda::DevicePointer low = take(heap, 6 * kMiB);
+  const cuda::DevicePointer block = take(heap, 6 * kMiB);
+  CHECK(heap.free(low).ok());
+  fill(rig, heap, block, 2);
+  cuda::DevicePointer moved = 0;
+  REQUIRE(heap.relocate(block, &moved).ok());
+  return {block, moved};
+}
+
+}  // namespace
+
 TEST_CASE("1-6 relocation: two threads finish the same one", "[device]") {
   on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
-    const cuda::DevicePointer low = take(heap, 6 * kMiB);
-    const cuda::DevicePointer block = take(heap, 6 * kMiB);
-    CHECK(heap.free(low).ok());
-    fill(rig, heap, block, 2);
-    cuda::DevicePointer moved = 0;
-    REQUIRE(heap.relocate(block, &moved).ok());
+    const Relocated both = relocated(rig, heap);
+    const cuda::DevicePointer block = both.block, moved = both.moved;
     std::future<Outcome> other;
     hooked.on_unmap = [&] {
       other = std::async(std::launch::async, [&] { return heap.finish_relocation(block); });
@@ -214,12 +229,8 @@ TEST_CASE("1-6 relocation: two threads finish the same one", "[device]") {
 
 TEST_CASE("V7 relocation: an old address of which the driver unmapped a part", "[device]") {
   on_hooked([](Rig& rig, DeviceHeap& heap, HookedDriver& hooked) {
-    const cuda::DevicePointer low = take(heap, 6 * kMiB);
-    const cuda::DevicePointer block = take(heap, 6 * kMiB);
-    CHECK(heap.free(low).ok());
-    fill(rig, heap, block, 2);
-    cuda::DevicePointer moved = 0;
-    REQUIRE(heap.relocate(block, &moved).ok());
+    const Relocated both = relocated(rig, heap);
+    const cuda::DevicePointer block = both.block, moved = both.moved;
     hooked.is_unmap_partial = true;
     CHECK(heap.finish_relocation(block).ok());
     CHECK(heap.validate());

@@ -161,8 +161,7 @@ class LimitSearch:
         self.budget, self.limit, self.seen = budget, budget, []
 
     def is_done(self):
-        if not self.seen:
-            return False
+        """After note()."""
         peak = self.seen[-1][1]
         return abs(peak - self.budget) <= self.CLOSE * self.budget or len(self.seen) == self.RUNS_MOST
 

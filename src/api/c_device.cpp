@@ -68,9 +68,7 @@ glebe_device_result glebe_device_open(const glebe_device_options* options, glebe
                                       char* message, size_t message_bytes) {
   char buffer[512];
   glebe::Text text(buffer);
-  glebe_device_options given = {};
-  given.struct_bytes = sizeof given;
-  if (options != nullptr) given = *options;
+  const glebe_device_options given = given_or_defaults(options);
   if (device == nullptr || !is_valid(given)) {
     text.append(
         "options: struct_bytes is sizeof(glebe_device_options), and the bytes of an emulated device are "

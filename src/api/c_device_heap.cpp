@@ -76,9 +76,7 @@ extern "C" {
 
 glebe_device_result glebe_device_heap_open(glebe_device* device, const glebe_device_heap_options* options,
                                            glebe_device_heap** heap) {
-  glebe_device_heap_options given = {};
-  given.struct_bytes = sizeof given;
-  if (options != nullptr) given = *options;
+  const glebe_device_heap_options given = given_or_defaults(options);
   if (device == nullptr || heap == nullptr || given.struct_bytes < sizeof given) {
     return glebe_device_bad_argument;
   }

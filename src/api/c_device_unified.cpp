@@ -78,9 +78,7 @@ extern "C" {
 
 glebe_device_result glebe_unified_open(glebe_device* device, const glebe_unified_options* options,
                                        glebe_unified** unified) {
-  glebe_unified_options given = {};
-  given.struct_bytes = sizeof given;
-  if (options != nullptr) given = *options;
+  const glebe_unified_options given = given_or_defaults(options);
   if (device == nullptr || unified == nullptr || given.struct_bytes < sizeof given) {
     return glebe_device_bad_argument;
   }

@@ -45,6 +45,15 @@ static_assert(glebe_device_in_use == static_cast<int>(dev::Status::in_use));
   return static_cast<glebe_device_result>(outcome.status);
 }
 
+// The options that the caller gave, or the defaults.
+template <class Options>
+[[nodiscard]] Options given_or_defaults(const Options* options) noexcept {
+  if (options != nullptr) return *options;
+  Options defaults = {};
+  defaults.struct_bytes = sizeof defaults;
+  return defaults;
+}
+
 inline void copy_text(const Text& from, char* to, std::size_t to_bytes) noexcept {
   if (to == nullptr || to_bytes == 0) return;
   const std::size_t count = from.size() < to_bytes - 1 ? from.size() : to_bytes - 1;

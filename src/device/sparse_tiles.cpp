@@ -291,17 +291,6 @@ Outcome SparseArray::write(TilePage page, const std::byte* from) noexcept {
   return gpu_->check(gpu_->driver().memcpy_3d_async(&copy, stream_));
 }
 
-TileBinder SparseArray::binder() noexcept {
-  TileBinder binder;
-  binder.self = this;
-  binder.shape = shape_;
-  binder.exchange = [](void* self, std::span<const TilePage> out, std::span<const TilePage> in) {
-    return static_cast<SparseArray*>(self)->exchange(out, in);
-  };
-  binder.write = [](void* self, TilePage page, const std::byte* from) {
-    return static_cast<SparseArray*>(self)->write(page, from);
-  };
-  return binder;
-}
+TileBinder SparseArray::binder() noexcept { return make_binder(this, shape_); }
 
 }  // namespace glebe::device

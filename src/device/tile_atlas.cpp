@@ -156,17 +156,6 @@ Outcome TileAtlas::write(TilePage page, const std::byte* from) noexcept {
   return options_.gpu->check(options_.gpu->driver().memcpy_h2d_async(to, from, kTileBytes, options_.stream));
 }
 
-TileBinder TileAtlas::binder() noexcept {
-  TileBinder binder;
-  binder.self = this;
-  binder.shape = options_.shape;
-  binder.exchange = [](void* self, std::span<const TilePage> out, std::span<const TilePage> in) {
-    return static_cast<TileAtlas*>(self)->exchange(out, in);
-  };
-  binder.write = [](void* self, TilePage page, const std::byte* from) {
-    return static_cast<TileAtlas*>(self)->write(page, from);
-  };
-  return binder;
-}
+TileBinder TileAtlas::binder() noexcept { return make_binder(this, options_.shape); }
 
 }  // namespace glebe::device

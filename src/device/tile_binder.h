@@ -22,4 +22,19 @@ struct TileBinder {
   Outcome (*write)(void* self, TilePage page, const std::byte* from) = nullptr;
 };
 
+// The table of a texture that has both functions as members, and outlives the table.
+template <class Texture>
+[[nodiscard]] TileBinder make_binder(Texture* texture, const TileShape& shape) noexcept {
+  TileBinder binder;
+  binder.self = texture;
+  binder.shape = shape;
+  binder.exchange = [](void* self, std::span<const TilePage> out, std::span<const TilePage> in) {
+    return static_cast<Texture*>(self)->exchange(out, in);
+  };
+  binder.write = [](void* self, TilePage page, const std::byte* from) {
+    return static_cast<Texture*>(self)->write(page, from);
+  };
+  return binder;
+}
+
 }  // namespace glebe::device

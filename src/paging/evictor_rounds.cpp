@@ -41,8 +41,9 @@ std::size_t Evictor::compressed_limit(std::size_t budget) noexcept {
 // rest of the work is done elsewhere.
 unsigned Evictor::stage_beside(std::uint64_t wanted_pages) noexcept {
   const int cpu = follower.followed_cpu();
+  if (cpu < 0) return stage(wanted_pages);
   const int self = os::current_thread();
-  const bool is_beside = cpu >= 0 && os::run_only_on(self, cpu);
+  const bool is_beside = os::run_only_on(self, cpu);
   const unsigned moved = stage(wanted_pages);
   if (is_beside) follower.send_away(self);
   return moved;
